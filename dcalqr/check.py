@@ -1,0 +1,148 @@
+"""`dcalqr check`: what the configuration file shows (offline), and what the world says to it (`--online`)."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
+
+from dcalqr import errors
+from dcalqr.config import Config
+from dcalqr.dcache import tls
+from dcalqr.dcache.door import Door
+from dcalqr.kafka.groups import Group
+from dcalqr.local.destination import Destination
+from dcalqr.local.state import State
+from dcalqr.places import Places
+
+# Renewal jobs run every few hours; less than this is one that did not run.
+PROXY_WARNING_SECONDS = 3600.0
+
+
+@dataclass
+class Findings:
+    """What was looked at, what is wrong, and the worst exit code."""
+
+    good: list[str] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    exit_code: int = 0
+
+    def wrong(self, words: str, exit_code: int) -> None:
+        self.bad.append(words)
+        self.exit_code = self.exit_code or exit_code
+
+
+async def look(config: Config) -> Findings:
+    """Ask Kafka, the door and the download folder whether they are as the configuration says; changes nothing lasting."""
+    findings = Findings()
+    _look_at_folder(config, findings)
+    trust = _look_at_credentials(config, findings)
+    if trust is not None:
+        await _look_at_door(config, trust, findings)
+    await _look_at_kafka(config, findings)
+    return findings
+
+
+def _look_at_folder(config: Config, findings: Findings) -> None:
+    local = config.local
+    with TemporaryDirectory(prefix="dcalqr-check-") as folder, _opened(State(folder)) as state:
+        destination = Destination(
+            str(local.downloadfolder), minfree_percent=local.minfree, requiremount=local.requiremount, state=state
+        )
+        try:
+            destination.check()
+            _try_directory(destination.root_fd, local.permissions, findings)
+        except errors.MountMissing as error:
+            findings.wrong(str(error), errors.EXIT_CANNOT_CREATE)
+        except errors.NoSpace as error:
+            findings.wrong(str(error), errors.EXIT_CANNOT_CREATE)
+        except OSError as error:
+            findings.wrong(f"{local.downloadfolder}: {error.strerror}", errors.EXIT_NO_PERMISSION)
+        else:
+            findings.good.append(f"{local.downloadfolder}: writable, {destination.free_bytes / 1e9:.1f} GB free")
+        finally:
+            destination.close()
+
+
+@contextmanager
+def _opened(state: State) -> Iterator[State]:
+    state.open()
+    try:
+        yield state
+    finally:
+        state.close()
+
+
+def _try_directory(root_fd: int, mode: int, findings: Findings) -> None:
+    """Make a directory as a copy would, look whether its mode holds, remove it."""
+    name = f".dcalqr-check-{os.getpid()}"
+    os.mkdir(name, 0o700, dir_fd=root_fd)
+    try:
+        os.chmod(name, mode, dir_fd=root_fd)
+        found = os.stat(name, dir_fd=root_fd)
+        if mode & stat.S_ISGID and not found.st_mode & stat.S_ISGID:
+            findings.warnings.append(
+                f"the setgid bit of local.permissions is dropped: this user is not in group {found.st_gid} of the folder"
+            )
+    finally:
+        os.rmdir(name, dir_fd=root_fd)
+
+
+def _look_at_credentials(config: Config, findings: Findings) -> tls.Trust | None:
+    local = config.local
+    credentials = tls.Credentials(str(local.proxy), str(local.capath), crl_check=config.dcache.crlcheck)
+    credentials.refresh()
+    try:
+        trust = credentials.current()
+    except errors.CredentialRefused as error:
+        findings.wrong(str(error), errors.EXIT_NO_PERMISSION)
+        return None
+    left = trust.expires_at - time.time()
+    until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(trust.expires_at))
+    findings.good.append(f"{local.proxy}: valid until {until}")
+    if left < PROXY_WARNING_SECONDS:
+        findings.warnings.append(f"the proxy expires in {left / 60:.0f} minutes")
+    if config.dcache.crlcheck:
+        findings.warnings += [f"{local.capath}: {complaint}" for complaint in tls.crl_complaints(str(local.capath))]
+    return trust
+
+
+async def _look_at_door(config: Config, trust: tls.Trust, findings: Findings) -> None:
+    dcache = config.dcache
+    door = Door(dcache.url, lambda: trust)
+    url = Places(dcache.url, dcache.root, dcache.folder).folder_url
+    try:
+        await door.head(url)
+    except errors.NotFound:
+        findings.wrong(
+            f"{url}: HTTP 404; are dcache.url, dcache.pool and dcache.folder right?", errors.EXIT_UNAVAILABLE
+        )
+    except (errors.Forbidden, errors.CredentialRefused) as error:
+        findings.wrong(str(error), errors.EXIT_NO_PERMISSION)
+    except errors.TryError as error:
+        findings.wrong(str(error), errors.EXIT_UNAVAILABLE)
+    else:
+        findings.good.append(f"{url}: the door serves the folder")
+    finally:
+        await door.aclose()
+
+
+async def _look_at_kafka(config: Config, findings: Findings) -> None:
+    try:
+        async with Group(config.kafka) as group:
+            offsets = await group.offsets()
+    except errors.StartError as error:
+        findings.wrong(str(error), error.exit_code)
+        return
+    committed = sum(each.committed is not None for each in offsets)
+    findings.good.append(
+        f"{config.kafka.topic}: {len(offsets)} partitions, {sum(each.end - each.begin for each in offsets)} records, "
+        f"offsets committed for {committed}"
+    )
+    lost = [each for each in offsets if each.gap]
+    findings.warnings += [f"partition {each.partition}: {each.gap} records were deleted unread" for each in lost]

@@ -1,0 +1,266 @@
+"""The command line: run, check, replay, status, offsets, demo; exit codes; nothing else.
+
+What a command needs is imported by that command: `dcalqr --version` must not wait for Kafka's client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dcalqr import __version__, errors
+
+if TYPE_CHECKING:
+    from dcalqr.config import Config
+    from dcalqr.replay import Result
+
+config_option = click.option(
+    "--config", "path", required=True, type=click.Path(path_type=Path), help="The configuration file (TOML)."
+)
+
+
+def _fails_in_words(command: Callable[..., int]) -> Callable[..., None]:
+    """Turn expected failures into a line on standard error and their exit code; never a traceback for them."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            code = command(*args, **kwargs)
+        except errors.StartError as error:
+            click.echo(f"dcalqr: {error}", err=True)
+            code = error.exit_code
+        except errors.FatalError as error:
+            click.echo(f"dcalqr: stopped: {error}", err=True)
+            code = errors.EXIT_BAD_DATA
+        except KeyboardInterrupt:
+            code = 130
+        sys.exit(code)
+
+    return run
+
+
+def _load(path: Path) -> Config:
+    from dcalqr.config import load
+
+    return load(path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dcalqr", message="%(prog)s %(version)s")
+def main() -> None:
+    """Copy files from dCache to local storage as soon as they are uploaded.
+
+    dcalqr listens to the billing messages that dCache publishes to Kafka, recognises each finished upload below a
+    configured folder, and copies the file by HTTPS, complete and verified, or writes a row to the failed-tasks file.
+
+    \b
+    Exit codes: 0 well, 1 unexpected or not all done, 2 usage, 65 bad data, 69 service unavailable,
+    73 cannot create, 77 no permission, 78 configuration.
+    """
+
+
+@main.command()
+@config_option
+@_fails_in_words
+def run(path: Path) -> int:
+    """Run the daemon in the foreground.
+
+    TERM or INT drains: running copies end, offsets are committed; a second one stops at once. HUP reloads credentials,
+    log level and slots.
+    """
+    from dcalqr import log
+    from dcalqr.daemon import Daemon
+
+    config = _load(path)
+    log.configure(config.log.level, config.log.format)
+
+    async def serve() -> bool:
+        daemon = Daemon(config, path)
+        await daemon.run()
+        return daemon.stuck
+
+    if asyncio.run(serve()):
+        os._exit(errors.EXIT_OK)  # a thread hangs on a dead disk: the interpreter would wait for it for ever
+    return errors.EXIT_OK
+
+
+@main.command()
+@config_option
+@click.option("--online", is_flag=True, help="Also ask Kafka, the door and the download folder.")
+@_fails_in_words
+def check(path: Path, online: bool) -> int:  # noqa: FBT001 - click gives flags so
+    """Check the configuration file, and with --online the world around it.
+
+    Offline, only what the file itself shows is an error; what is missing on this machine now is a warning, because the
+    daemon would wait for it.
+    """
+    from dcalqr import config_warnings
+
+    config = _load(path)
+    click.echo(f"{path}: well-formed")
+    warnings = config_warnings.warnings_of(config)
+    code = errors.EXIT_OK
+    if online:
+        from dcalqr import log
+        from dcalqr.check import look
+
+        log.configure("error")
+        findings = asyncio.run(look(config))
+        warnings += findings.warnings
+        code = findings.exit_code
+        for words in findings.good:
+            click.echo(f"ok: {words}")
+        for words in findings.bad:
+            click.echo(f"wrong: {words}")
+    for words in warnings:
+        click.echo(f"warning: {words}")
+    return code
+
+
+@main.command()
+@config_option
+@click.option("--dry-run", is_flag=True, help="Only say what would be run again.")
+@click.argument("csv", required=False, type=click.Path(path_type=Path))
+@_fails_in_words
+def replay(path: Path, dry_run: bool, csv: Path | None) -> int:  # noqa: FBT001 - click gives flags so
+    """Run the failed tasks of CSV again (default: local.failedtasksfile); safe beside the running daemon.
+
+    Rows that are done are noted in CSV.done and are not run twice. What fails again goes to a new file beside CSV.
+    The exit code is 0 only if every row is done and none failed again.
+    """
+    from dcalqr import log
+    from dcalqr.replay import Replay, done_ids, to_do
+
+    config = _load(path)
+    csv = csv or Path(str(config.local.failedtasksfile))
+    if dry_run:
+        done = done_ids(csv)
+        rows = [row for row in to_do(csv) if row.id not in done]
+        for row in rows:
+            click.echo(f"{_printable(row.path)}  ({row.error_class}: {_printable(row.message)})")
+        click.echo(f"{len(rows)} rows to replay, {len(done)} done before")
+        return errors.EXIT_OK
+    log.configure("warning" if sys.stderr.isatty() else config.log.level, config.log.format)
+    slots = config.dcache.maxdownloads
+    click.echo(f"replaying {_printable(str(csv))} with {slots} slots of its own, beside those of a running daemon")
+
+    async def again() -> Result:
+        with _progress() as progress:
+            return await Replay(config, csv, progress).run()
+
+    result = asyncio.run(again())
+    _say_result(result)
+    return errors.EXIT_UNEXPECTED if result.failed or result.unsettled else errors.EXIT_OK
+
+
+def _printable(text: str) -> str:
+    from dcalqr.logtext import show
+
+    return show(text)
+
+
+class _progress:  # noqa: N801 - a context manager
+    """A progress bar on a terminal, nothing elsewhere."""
+
+    def __enter__(self) -> Callable[[Result], None]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        console = Console(stderr=True)
+        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._bar.start()
+        task = self._bar.add_task("replayed")
+
+        def show(result: Result) -> None:
+            self._bar.update(task, total=result.rows - result.done_before, completed=sum(result.settled.values()))
+
+        return show
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def _say_result(result: Result) -> None:
+    counts = ", ".join(f"{count} {how}" for how, count in sorted(result.settled.items())) or "nothing to do"
+    click.echo(f"{result.rows} rows: {result.done_before} done before, {counts}, {result.unsettled} not reached")
+    if result.failures is not None:
+        click.echo(f"what failed again is in {result.failures}; run: dcalqr replay --config ... {result.failures}")
+
+
+@main.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Print the status file as it is.")
+@_fails_in_words
+def status(path: Path, as_json: bool) -> int:  # noqa: FBT001 - click gives flags so
+    """Say how the running instance is. Exit code 0: well, 1: not well, 69: not running."""
+    from dcalqr.local.state import State
+    from dcalqr.status import STALE_SECONDS, complaints, in_words
+
+    config = _load(path)
+    found = State.read_status(str(config.local.statefolder))
+    if found is None or time.time() - found["time"] > STALE_SECONDS:
+        since = "" if found is None else f"; its last word is {time.time() - found['time']:.0f} s old"
+        raise errors.ServiceUnavailable(service=f"instance {config.daemon.instance}", why=f"it is not running{since}")
+    trouble = complaints(found)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(found, indent=2))
+    else:
+        click.echo(f"{found['instance']}: {in_words(found)}")
+        for words in trouble:
+            click.echo(f"not well: {_printable(words)}")
+    return errors.EXIT_UNEXPECTED if trouble else errors.EXIT_OK
+
+
+@main.command()
+@config_option
+@click.option("--partition", type=int, help="Set the offset of this partition.")
+@click.option("--to", help="earliest, latest, an RFC 3339 time, or an offset.")
+@click.option("--yes", is_flag=True, help="Really do it; without, only say what would be done.")
+@_fails_in_words
+def offsets(path: Path, partition: int | None, to: str | None, yes: bool) -> int:  # noqa: FBT001 - click gives flags so
+    """Show the group's offsets, or set one: the way out after LOST_RANGE. Needs all instances stopped to set."""
+    from dcalqr import log
+
+    if (partition is None) != (to is None):
+        raise click.UsageError("--partition and --to belong together")
+    config = _load(path)
+    log.configure("error")
+    return asyncio.run(_offsets(config, partition, to, yes=yes))
+
+
+async def _offsets(config: Config, partition: int | None, to: str | None, *, yes: bool) -> int:
+    from dcalqr.kafka.groups import Group
+
+    async with Group(config.kafka) as group:
+        if partition is None or to is None:
+            click.echo("partition  begin  end  committed  lag  deleted unread")
+            for each in await group.offsets():
+                committed = "none" if each.committed is None else each.committed
+                lag = "?" if each.lag is None else each.lag
+                click.echo(f"{each.partition}  {each.begin}  {each.end}  {committed}  {lag}  {each.gap}")
+            return errors.EXIT_OK
+        try:
+            offset = await group.resolve(partition, to)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        members = await group.members()
+        if members:
+            why = f"the group {config.kafka.consumergroup} has {members} active members: stop all instances first"
+            raise errors.ServiceUnavailable(service="the group's offset", why=why)
+        if not yes:
+            click.echo(f"would set partition {partition} to offset {offset}; do it with --yes")
+            return errors.EXIT_OK
+        await group.commit(partition, offset)
+        click.echo(f"partition {partition}: committed offset {offset}")
+    return errors.EXIT_OK

@@ -1,0 +1,183 @@
+"""What is asked of the door beside bodies: HEAD. Asynchronous; never holds a slot, starts no mover.
+
+HEAD tells whether a path is visible, its size, its Adler32 and, by the ETag's prefix, which upload it holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import NamedTuple
+
+import httpx
+
+from dcalqr import checksum, errors
+from dcalqr.dcache import tls
+from dcalqr.dcache.fetch import Origin, door_refusal, retry_after_seconds
+
+# Doors since 11.2 allow one client about 250 requests a second, and the GETs need their share.
+HEADS_PER_SECOND = 100.0
+# The name look-up behind a HEAD is quick or the name space is in trouble; PnfsManager's own limit is 120 s.
+HEAD_SECONDS = 60.0
+CONNECT_SECONDS = 30.0
+_CONNECTIONS = 8
+
+
+class DoorFile(NamedTuple):
+    """What the door shows under a path now. `pnfsid` is empty where the server's ETag has another form."""
+
+    size_bytes: int | None
+    adler32: int | None
+    pnfsid: str
+
+
+class Door:
+    """The door, as seen by planning and probing.
+
+    Parameters
+    ----------
+    url
+        Of the configured door and folder root, https.
+    trust
+        Gives the present credential generation; raises `CredentialRefused`.
+    transport
+        Makes the transport from an SSL context, for tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        trust: Callable[[], tls.Trust],
+        transport: Callable[[ssl.SSLContext], httpx.AsyncBaseTransport] | None = None,
+    ) -> None:
+        self._origin = Origin.of(url)
+        self._trust = trust
+        self._transport = transport or _stock_transport
+        self._client: httpx.AsyncClient | None = None
+        self._generation = 0
+        self._next_at = 0.0
+
+    async def head(self, url: str) -> DoorFile:
+        """Look at a path, given as its percent-encoded URL.
+
+        Raises
+        ------
+        NotFound, Forbidden, CredentialRefused, Unreachable, DoorTimeout, ServerError, ConnectionLost, ProtocolBroken
+            As the door answered.
+        """
+        response = await self._send(url)
+        host = f"{self._origin.host}:{self._origin.port}"
+        status = response.status_code
+        if status == 200:
+            return _shown(response)
+        if status in (401, 403, 404):
+            raise door_refusal(status, host)
+        if status < 400:
+            raise errors.ProtocolBroken(host=host, why=f"HTTP {status} to HEAD", http_status=status)
+        raise errors.ServerError(host=host, http_status=status, retry_after_seconds=retry_after_seconds(response))
+
+    async def _send(self, url: str) -> httpx.Response:
+        await self._pace()
+        host = f"{self._origin.host}:{self._origin.port}"
+        try:
+            client = self._present_client()
+            target = url.split("://", 1)[1].partition("/")[2]
+            return await client.request(
+                "HEAD", f"https://{_netloc(self._origin)}/", extensions={"target": f"/{target}".encode("ascii")}
+            )
+        except httpx.PoolTimeout as error:
+            # The pool may be out of order (httpcore#1093); the next request gets a new one.
+            self._generation = 0
+            raise errors.DoorTimeout(seconds=HEAD_SECONDS) from error
+        except httpx.ConnectError as error:
+            raise self._connect_trouble(error, host) from error
+        except httpx.ConnectTimeout as error:
+            raise errors.Unreachable(host=host, why=f"no connection within {CONNECT_SECONDS:g} s") from error
+        except httpx.TimeoutException as error:
+            raise errors.DoorTimeout(seconds=HEAD_SECONDS) from error
+        except (httpx.TransportError, OSError) as error:
+            cause = _tls_cause(error)
+            if cause is not None and tls.blames_us(cause):
+                raise errors.CredentialRefused(why=f"TLS alert {cause.reason} from {host}") from error
+            raise errors.ConnectionLost(host=host, phase="head", why=str(error) or type(error).__name__) from error
+
+    def _connect_trouble(self, error: httpx.ConnectError, host: str) -> errors.TryError:
+        cause = _tls_cause(error)
+        if cause is None:
+            return errors.Unreachable(host=host, why=str(error))
+        if tls.blames_us(cause):
+            return errors.CredentialRefused(why=f"TLS alert {cause.reason} from {host}")
+        return errors.Unreachable(host=host, why=tls.handshake_trouble(cause, self._trust().capath))
+
+    def _present_client(self) -> httpx.AsyncClient:
+        trust = self._trust()
+        if self._client is None or trust.generation != self._generation:
+            old = self._client
+            self._client = httpx.AsyncClient(
+                transport=self._transport(tls.door_context(trust)),
+                timeout=httpx.Timeout(HEAD_SECONDS, connect=CONNECT_SECONDS),
+                headers={"Want-Digest": "adler32", "Accept-Encoding": "identity", "User-Agent": "dcalqr"},
+                cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
+                trust_env=False,
+            )
+            self._generation = trust.generation
+            if old is not None:
+                self._closing = asyncio.create_task(_close_later(old), name="close-old-door-client")
+        return self._client
+
+    async def _pace(self) -> None:
+        now = time.monotonic()
+        at = max(now, self._next_at)
+        self._next_at = at + 1.0 / HEADS_PER_SECOND
+        if at > now:
+            await asyncio.sleep(at - now)
+
+    async def aclose(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+
+
+def _stock_transport(context: ssl.SSLContext) -> httpx.AsyncBaseTransport:
+    limits = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS, keepalive_expiry=20.0)
+    return httpx.AsyncHTTPTransport(verify=context, limits=limits, trust_env=False)
+
+
+async def _close_later(client: httpx.AsyncClient) -> None:
+    """Close the client of an older generation when its last request has had its time."""
+    await asyncio.sleep(HEAD_SECONDS)
+    await client.aclose()
+
+
+def _netloc(origin: Origin) -> str:
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    return f"{host}:{origin.port}"
+
+
+def _tls_cause(error: BaseException) -> ssl.SSLError | None:
+    """Find the SSLError behind an exception of httpx."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _shown(response: httpx.Response) -> DoorFile:
+    length = response.headers.get("content-length", "")
+    digest = checksum.parse_digest(response.headers.get("digest", ""))
+    return DoorFile(
+        size_bytes=int(length) if length.isascii() and length.isdigit() else None,
+        adler32=digest,
+        pnfsid=pnfsid_of(response.headers.get("etag", "")),
+    )
+
+
+def pnfsid_of(etag: str) -> str:
+    """Return the pnfsid with which dCache's ETags begin (`"<pnfsid>_<hash>"`); empty for other forms."""
+    pnfsid, separator, _ = etag.removeprefix("W/").strip('"').partition("_")
+    is_one = bool(separator) and len(pnfsid) in (24, 36) and all(digit in "0123456789ABCDEF" for digit in pnfsid)
+    return pnfsid if is_one else ""

@@ -1,0 +1,234 @@
+"""From a record's bytes to a StorageEvent, or to why it is none. Pure and fast.
+
+A glance decodes only the fields that can show that a message is not ours (type, direction, status, path); nearly all
+messages end there. What is left is read again, carefully, field by field. So *unreadable is only what could have been
+ours*: bytes that are no JSON object, and transfers that look like uploads into the folder but are malformed. A request
+or a remove only says "look now": one that is malformed says nothing, and is skipped.
+
+Decided here, where dCache's own forms leave it open:
+
+* `VERSION` has been "1.0" since 2018 and tells nothing: any value is accepted if the fields fit.
+* Repeated slashes are made one, in `path` and `transfer_path` alike, so that they still tell a staged upload.
+* Nothing is resolved: a path is ours if it *begins* with the folder's components. One that begins with them and has `.`
+  or `..` in it is unreadable; one that would only lead into the folder that way is not ours.
+* The folder's own path is skipped (`not_a_file`: it cannot be below itself); a path below it that ends in a slash is
+  unreadable (`not_a_file`). Names that are merely too long are read: the task refuses them by a row.
+* `isP2p`, `isWrite` and `cellType` of another JSON type than dCache's, or missing, prove nothing; if all else says
+  upload into the folder, the record is unreadable (`shape`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from dcalqr.dcache.dates import parse_date
+from dcalqr.dcache.fields import Fields, check_path, code_of, decoded, pnfsid_of, shown, size_of, text_of, unreadable
+from dcalqr.dcache.uploads import (
+    SKIP_DIRECTION,
+    SKIP_FAILED_UPLOAD,
+    SKIP_FOLDER,
+    SKIP_NOT_A_FILE,
+    SKIP_P2P,
+    SKIP_REMOVE,
+    SKIP_REQUEST,
+    SKIP_TYPE,
+    SRM_CELL,
+    Folder,
+    single_slashes,
+)
+from dcalqr.errors import Unreadable
+from dcalqr.model import Skip, StorageEvent
+
+# Kafka's default limit of a message; dCache's own are 0.5 to 2 kB.
+LIMIT_BYTES: Final = 1024 * 1024
+
+
+class _Status(msgspec.Struct, gc=False):
+    code: int = 0
+
+
+class _Glance(msgspec.Struct, gc=False):
+    """What can show that a message is not ours. The defaults, for missing fields, prove nothing."""
+
+    msg_type: str = msgspec.field(name="msgType", default="")
+    is_p2p: bool = msgspec.field(name="isP2p", default=False)
+    is_write: str = msgspec.field(name="isWrite", default="write")
+    status: _Status | None = None
+    billing_path: str = msgspec.field(name="billingPath", default="")
+    cell_name: str = msgspec.field(name="cellName", default="")
+
+
+_glance = msgspec.json.Decoder(_Glance).decode
+
+
+def _not_ours(glance: _Glance) -> Skip | None:
+    kind = glance.msg_type
+    if kind == "transfer":
+        if glance.is_p2p:
+            return SKIP_P2P
+        if glance.is_write != "write":
+            return SKIP_DIRECTION
+        if glance.status is not None and glance.status.code != 0:
+            return SKIP_FAILED_UPLOAD
+        return None
+    if kind == "request":
+        return None if glance.cell_name.startswith(SRM_CELL) else SKIP_REQUEST
+    return None if kind == "remove" else SKIP_TYPE
+
+
+class EventReader:
+    """Reads billing messages for one folder.
+
+    Parameters
+    ----------
+    folder
+        Absolute path in the name space: root + folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Folder(folder)
+
+    def read(self, value: bytes | None) -> StorageEvent | Skip:
+        """Parse one record's value.
+
+        Returns
+        -------
+        StorageEvent
+            An upload into the folder, or a request or remove there that a waiting job may want to know of.
+        Skip
+            Not ours: type, p2p, direction, failed_upload, folder, not_a_file, request, remove.
+
+        Raises
+        ------
+        Unreadable
+            It could have been ours. Reasons: empty, too_large, encoding, json, shape, status, size, path, traversal,
+            nul, control, not_a_file.
+        """
+        if not value:
+            raise unreadable("empty", "null" if value is None else "no bytes")
+        if len(value) > LIMIT_BYTES:
+            raise unreadable("too_large", f"{len(value)} bytes")
+        try:
+            glance = _glance(value)
+        except (ValueError, RecursionError):  # msgspec's errors and UnicodeDecodeError are ValueErrors
+            return self._read_carefully(value)
+        skip = _not_ours(glance)
+        if skip is not None:
+            return skip
+        if self._folder.excludes(glance.billing_path):
+            return SKIP_FOLDER
+        return self._read_carefully(value)
+
+    def _read_carefully(self, value: bytes) -> StorageEvent | Skip:
+        """Answer as the glance does, from whatever Python's lenient parser understands."""
+        fields = decoded(value)
+        kind = fields.get("msgType")
+        if kind == "transfer":
+            return _not_an_upload(fields) or self._read_upload(fields)
+        if kind == "request":
+            cell = fields.get("cellName")
+            if not (isinstance(cell, str) and cell.startswith(SRM_CELL)):
+                return SKIP_REQUEST
+            return self._read_hint("request", fields, SKIP_REQUEST)
+        if kind == "remove":
+            return self._read_hint("remove", fields, SKIP_REMOVE)
+        return SKIP_TYPE
+
+    def _read_upload(self, fields: Fields) -> StorageEvent | Skip:
+        path = self._place(fields)
+        if isinstance(path, Skip):
+            return path
+        for name, expected in (("isP2p", False), ("isWrite", "write")):
+            if fields.get(name) != expected or type(fields[name]) is not type(expected):
+                raise unreadable("shape", f"{name} is {shown(fields.get(name))}")
+        if not text_of(fields, "cellType"):
+            raise unreadable("shape", "cellType is missing")
+        return _event("transfer", fields, path)
+
+    def _read_hint(self, kind: str, fields: Fields, skip: Skip) -> StorageEvent | Skip:
+        try:
+            path = self._place(fields)
+            if isinstance(path, Skip):
+                return path
+            event = _event(kind, fields, path)
+        except Unreadable:
+            return skip
+        if kind == "request":
+            return event if event.staged and fields.get("moverInfo") is None else skip
+        return event if event.cell_type == "door" else skip
+
+    def _place(self, fields: Fields) -> str | Skip:
+        """Give the path below the folder, with single slashes and safe to use; or why it is not ours."""
+        path = fields.get("billingPath")
+        if not (isinstance(path, str) and path.startswith("/")):
+            raise unreadable("path", f"billingPath is {shown(path)}")
+        path = single_slashes(path)
+        if path.rstrip("/") == self._folder.path:
+            return SKIP_NOT_A_FILE
+        if not self._folder.holds(path):
+            return SKIP_FOLDER
+        check_path(path)
+        return path
+
+
+def rebuild(path: str, transfer_path: str, pnfsid: str, size_bytes: int | None, date: float | None) -> StorageEvent:
+    """Make an upload's event again from a row that kept no record bytes.
+
+    Parameters
+    ----------
+    path, transfer_path
+        As in the event; an empty transfer path means that it is the same.
+    pnfsid
+        Empty: unknown.
+    size_bytes
+        None or 0: unknown.
+    date
+        Seconds since the epoch, UTC.
+
+    Raises
+    ------
+    Unreadable
+        The values are none that `EventReader.read` would have let pass.
+    """
+    if not path.startswith("/"):
+        raise unreadable("path", f"billingPath is {shown(path)}")
+    path = single_slashes(path)
+    check_path(path)
+    fields: Fields = {"transferPath": transfer_path, "pnfsid": pnfsid, "fileSize": size_bytes, "status": {"code": 0}}
+    event = _event("transfer", fields | {"cellType": "pool"}, path)
+    return msgspec.structs.replace(event, date=date)
+
+
+def _not_an_upload(fields: Fields) -> Skip | None:
+    """Say why a transfer is plainly none of ours; None when nothing proves it."""
+    if fields.get("isP2p") is True:
+        return SKIP_P2P
+    direction = fields.get("isWrite")
+    if isinstance(direction, str) and direction != "write":
+        return SKIP_DIRECTION
+    code = code_of(fields)
+    if code is not None and code != 0:
+        return SKIP_FAILED_UPLOAD
+    return None
+
+
+def _event(kind: str, fields: Fields, path: str) -> StorageEvent:
+    """Check strictly all that the event will carry; `path` has been checked."""
+    code = code_of(fields)
+    if code is None:
+        raise unreadable("status", f"status is {shown(fields.get('status'))}")
+    return StorageEvent(
+        kind=kind,
+        cell_type=text_of(fields, "cellType"),
+        cell=text_of(fields, "cellName"),
+        path=path,
+        transfer_path=single_slashes(text_of(fields, "transferPath")) or path,
+        pnfsid=pnfsid_of(fields),
+        size_bytes=size_of(fields),
+        date=parse_date(fields.get("date")),
+        code=code,
+        write=kind == "transfer",
+        p2p=False,
+    )

@@ -1,0 +1,207 @@
+"""From a batch of Kafka records to deliveries: read, judge, and settle at once what is not ours.
+
+Everything but the durable append of an unreadable record happens in one synchronous step, the same in which the offsets
+are tracked, so that a rebalance can never cut a batch in two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Protocol
+
+from dcalqr import errors, log
+from dcalqr.dispatcher import Dispatcher
+from dcalqr.kafka.offsets import OffsetTracker
+from dcalqr.local.failures import UnreadableFile
+from dcalqr.metrics.counters import Counters
+from dcalqr.model import LOOK_NOW, MATCH, Delivery, Origin, Settled, Skip, StorageEvent, Verdict
+from dcalqr.plugins import Filter
+from dcalqr.rows import ROW_RETRY_SECONDS, failed_row, write_row
+
+# A broken filter, or a new message format, and not bad luck: see stop 3 of the ten.
+BROKEN_IN_A_ROW = 10
+WATCHED_UPLOADS = 1000
+# Enough to recognise a message by, little enough for a log line.
+SAMPLE_BYTES = 256
+SAMPLE_SECONDS = 60.0
+
+
+class Record(Protocol):
+    """What is needed of a Kafka record."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def value(self) -> bytes | None: ...
+
+
+class Intake:
+    """Reads and judges records, hands what is ours to the dispatcher.
+
+    Parameters
+    ----------
+    read
+        Makes an event of a record's bytes, or says why it is none of ours; raises `Unreadable`.
+    judge
+        The filter.
+    dispatcher
+        Takes what matches.
+    unreadable
+        Keeps what cannot be understood.
+    counters
+        Where this counts.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[bytes | None], StorageEvent | Skip],
+        judge: Filter,
+        dispatcher: Dispatcher,
+        unreadable: UnreadableFile,
+        counters: Counters,
+    ) -> None:
+        self._read, self._filter, self._dispatcher = read, judge, dispatcher
+        self._unreadable, self._counters = unreadable, counters
+        self._log = log.get()
+        self._appends: set[asyncio.Task[None]] = set()
+        self._broken = 0
+        self._uploads: deque[bool] = deque(maxlen=WATCHED_UPLOADS)
+        self._bad_uploads = 0
+        self._sampled_at: dict[str, float] = {}
+        self.last_event_at: float | None = None
+
+    def receive(self, records: Sequence[Record], tracker: OffsetTracker) -> None:
+        """Take a tracked batch.
+
+        Raises
+        ------
+        FatalError
+            The filter is broken or the format is a new one: nothing further may be committed.
+        """
+        skipped: dict[Skip, int] = {}
+        for record in records:
+            skip = self._take(record, tracker)
+            if skip is not None:
+                skipped[skip] = skipped.get(skip, 0) + 1
+                tracker.close(record.offset)
+        for (reason,), count in skipped.items():
+            self._counters.events["skip", reason] += count
+
+    def _take(self, record: Record, tracker: OffsetTracker) -> Skip | None:
+        """Handle one record; returns why it is not ours, None if somebody else will close its offset."""
+        try:
+            event = self._read(record.value)
+        except errors.Unreadable as error:
+            self._keep(record, error, tracker)
+            return None
+        if type(event) is Skip:
+            return event
+        assert isinstance(event, StorageEvent)
+        verdict = self._judge(event, record, tracker)
+        if verdict is MATCH:
+            self._counters.events["match", ""] += 1
+            self._watch(good=True)
+            self.last_event_at = event.date
+            self._dispatcher.submit(_delivery(event, record, tracker))
+        elif verdict is LOOK_NOW:
+            self._counters.events["look_now", ""] += 1
+            self._dispatcher.look_now(event)
+            tracker.close(record.offset)
+        return verdict if isinstance(verdict, Skip) else None
+
+    def _judge(self, event: StorageEvent, record: Record, tracker: OffsetTracker) -> Verdict | None:
+        """Ask the filter; one that raises costs a row, not the daemon, unless it always does."""
+        try:
+            verdict = self._filter.judge(event)
+        except Exception as error:  # a plug-in's mistake
+            self._broken += 1
+            self._log.error("FILTER_RAISED", exc_info=error, partition=record.partition, offset=record.offset)
+            if self._broken >= BROKEN_IN_A_ROW:
+                raise errors.FatalError(why=f"the filter raised {BROKEN_IN_A_ROW} times in a row: {error}") from error
+            row = partial(self._row, _delivery(event, record, tracker), errors.PermanentError(why=f"filter: {error}"))
+            self._append(row)
+            return None
+        self._broken = 0
+        return verdict
+
+    async def _row(self, delivery: Delivery, error: errors.PermanentError) -> None:
+        await write_row(self._dispatcher.rows, failed_row(delivery, self._dispatcher.task.name, None, error))
+        delivery.settle(Settled.FAILED)
+
+    # --- unreadable -----------------------------------------------------------------------------------------------
+
+    def _watch(self, *, good: bool) -> None:
+        if len(self._uploads) == WATCHED_UPLOADS and not self._uploads[0]:
+            self._bad_uploads -= 1
+        self._uploads.append(good)
+        self._bad_uploads += not good
+        if 2 * self._bad_uploads > WATCHED_UPLOADS:
+            raise errors.FatalError(
+                why=f"{self._bad_uploads} of the last {WATCHED_UPLOADS} upload records are unreadable: "
+                f"see {self._unreadable.path}; is this a new message format?"
+            )
+
+    def _keep(self, record: Record, error: errors.Unreadable, tracker: OffsetTracker) -> None:
+        reason = str(error.facts.get("reason"))
+        self._counters.events["unreadable", reason] += 1
+        self._watch(good=False)
+        now = time.monotonic()
+        if now - self._sampled_at.get(reason, float("-inf")) >= SAMPLE_SECONDS:
+            self._sampled_at[reason] = now
+            sample = (record.value or b"")[:SAMPLE_BYTES]
+            where = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+            self._log.warning("UNREADABLE", error=error, sample=sample, file=self._unreadable.path, **where)
+        self._append(partial(self._keep_durably, record, reason, tracker))
+
+    async def _keep_durably(self, record: Record, reason: str, tracker: OffsetTracker) -> None:
+        while True:
+            try:
+                await self._unreadable.append(
+                    topic=record.topic,
+                    partition=record.partition,
+                    offset=record.offset,
+                    time=time.time(),
+                    reason=reason,
+                    record=record.value or b"",
+                )
+            except errors.TryError as error:
+                self._log.error("UNREADABLE_NOT_KEPT", error=error, wait_seconds=ROW_RETRY_SECONDS)
+                await asyncio.sleep(ROW_RETRY_SECONDS)
+            else:
+                break
+        self._counters.settled[Settled.UNREADABLE.value] += 1
+        tracker.close(record.offset)
+
+    def _append(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        append = asyncio.create_task(work())
+        self._appends.add(append)
+        append.add_done_callback(self._appends.discard)
+
+    @property
+    def appending(self) -> int:
+        """Durable appends under way (count); they belong to the window."""
+        return len(self._appends)
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Wait for the appends under way; what is not durable by then was not acked."""
+        if self._appends:
+            await asyncio.wait(self._appends, timeout=grace_seconds)
+        for append in list(self._appends):
+            append.cancel()
+
+
+def _delivery(event: StorageEvent, record: Record, tracker: OffsetTracker) -> Delivery:
+    offset = record.offset
+
+    def ack(_: Settled) -> None:
+        tracker.close(offset)
+
+    return Delivery(event, Origin(record.topic, record.partition, offset), record.value or b"", ack)

@@ -1,0 +1,297 @@
+"""One membership in the consumer group: from joining until the aiokafka consumer behind it is stopped.
+
+Polls, tracks each batch in one synchronous step, pauses, commits. It ends by an exception; `consumer` then starts
+another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
+
+from dcalqr import log
+from dcalqr.config import Kafka
+from dcalqr.kafka import settings
+from dcalqr.kafka.offsets import OffsetTracker
+
+POLL_SECONDS = 0.2
+# A batch is judged in one synchronous step: 500 records are about 3 ms of the event loop.
+BATCH_RECORDS = 500
+REVOCATION_SECONDS = 1.0
+COMMIT_SECONDS = 10.0
+STOP_SECONDS = 10.0
+# No fetch answer for so long: it has gone silent.
+SILENCE_SECONDS = 300.0
+
+
+class Receiver(Protocol):
+    """Takes tracked batches and says whether there is room for more."""
+
+    def receive(self, records: Sequence[ConsumerRecord], tracker: OffsetTracker) -> None: ...
+    def is_full(self) -> bool: ...
+    def has_room(self) -> bool: ...
+
+
+class Groups(Protocol):
+    """Remembers which groups had offsets."""
+
+    def group_seen(self, group: str, topic: str) -> bool: ...
+    def remember_group(self, group: str, topic: str) -> None: ...
+
+
+class Broken(Exception):
+    """The membership does not work any more, and why."""
+
+
+class Membership:
+    """One aiokafka consumer.
+
+    Parameters
+    ----------
+    kafka
+        Section kafka of the configuration.
+    receiver
+        Takes the batches.
+    groups
+        The state folder's memory.
+    session_seconds
+        After a kill -9 the whole group stands still until it has passed.
+    """
+
+    def __init__(self, kafka: Kafka, receiver: Receiver, groups: Groups, session_seconds: float) -> None:
+        self._kafka, self._receiver, self._groups = kafka, receiver, groups
+        self._log = log.get()
+        self._consumer: Any = AIOKafkaConsumer(  # Any: aiokafka has no types
+            **settings.connection(kafka),
+            group_id=kafka.consumergroup,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            session_timeout_ms=int(session_seconds * 1000),
+            heartbeat_interval_ms=int(min(settings.HEARTBEAT_SECONDS, session_seconds / 3) * 1000),
+            rebalance_timeout_ms=int(settings.REBALANCE_SECONDS * 1000),
+            max_poll_interval_ms=int(settings.POLL_INTERVAL_SECONDS * 1000),
+            fetch_max_bytes=settings.FETCH_BYTES,
+            max_partition_fetch_bytes=settings.PARTITION_FETCH_BYTES,
+            partition_assignment_strategy=(StickyPartitionAssignor, RoundRobinPartitionAssignor),
+        )
+        self._trackers: dict[TopicPartition, OffsetTracker] = {}
+        self._committed: dict[TopicPartition, int] = {}
+        self._changing = True  # the start points of the coming assignment are not set yet
+        self._full = False
+        self._trouble: Exception | None = None
+        self._began_at = time.time()
+        self.quiet = False  # the instance drains: what is polled is not taken, and so never committed
+        self.halted: dict[int, str] = {}
+        self.rebalances = self.commit_failures = self.stale_batches = 0
+        self.last_commit_at: float | None = None
+
+    async def start(self) -> None:
+        """Connect and ask to join.
+
+        Raises
+        ------
+        KafkaError
+            The brokers do not answer or refuse us, or the topic does not exist.
+        """
+        self._consumer.subscribe([self._kafka.topic], listener=_Listener(self))
+        await self._consumer.start()
+
+    # --- polling --------------------------------------------------------------------------------------------------
+
+    async def poll(self) -> None:
+        """Fetch once and hand on what came; blocks for as long as a rebalance takes.
+
+        Raises
+        ------
+        Broken, KafkaError
+            This membership is of no further use.
+        FatalError
+            The receiver cannot go on.
+        """
+        self._apply_pause()
+        try:
+            batches = await self._consumer.getmany(timeout_ms=int(POLL_SECONDS * 1000), max_records=BATCH_RECORDS)
+        except OffsetOutOfRangeError as error:
+            await self._out_of_range(error.args[0])
+            return
+        except NoOffsetForPartitionError as error:
+            # It can be raised once although the listener has sought meanwhile, or is about to.
+            if self._position(error.args[0]) is None and not self._changing:
+                raise
+            await asyncio.sleep(0)
+            return
+        if self._trouble is not None:
+            raise self._trouble
+        if not self.quiet:
+            self._take(batches)
+
+    def _take(self, batches: Mapping[TopicPartition, list[ConsumerRecord]]) -> None:
+        """Track and hand on what was polled, without suspending."""
+        for partition, records in batches.items():
+            tracker, position = self._trackers.get(partition), self._position(partition)
+            if (
+                tracker is None
+                or position is None
+                or not tracker.position <= records[0].offset <= records[-1].offset < position
+            ):
+                # Of an older assignment: whoever has the partition now reads it again from the committed offset.
+                self.stale_batches += 1
+                continue
+            tracker.track([record.offset for record in records], position)
+            self._receiver.receive(records, tracker)
+
+    def _position(self, partition: TopicPartition) -> int | None:
+        """Read a position without suspending; None when the assignment is not valid just now."""
+        asking = self._consumer.position(partition)
+        try:
+            asking.send(None)
+        except StopIteration as answer:
+            position: int = answer.value
+            return position
+        except IllegalStateError:
+            return None
+        asking.close()
+        return None
+
+    def _apply_pause(self) -> None:
+        """Pause and resume from our own state, again and again: a rebalance forgets what was paused."""
+        if self._full and self._receiver.has_room():
+            self._full = False
+        elif not self._full and self._receiver.is_full():
+            self._full = True
+        for partition in self._consumer.assignment():
+            if self._full or self.quiet or partition.partition in self.halted:
+                self._consumer.pause(partition)
+            else:
+                self._consumer.resume(partition)
+
+    async def _out_of_range(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """The offset we want is not in the log: deleted by retention, or the topic was made anew."""
+        for partition, wanted in offsets.items():
+            first = (await self._consumer.beginning_offsets([partition]))[partition]
+            why = f"offset {wanted} is gone, the log begins at {first}: {max(0, first - wanted)} records deleted unread"
+            halt = self._kafka.onoffsetloss == "halt"
+            number = partition.partition
+            hint = f"stop all instances, then: dcalqr offsets --partition {number} --to earliest|latest|TIME|OFFSET"
+            self._log.error(
+                "LOST_RANGE", partition=partition.partition, message=why, halted=halt, hint=hint if halt else None
+            )
+            self._trackers.pop(partition, None)
+            self._consumer.seek(partition, first)
+            if halt:
+                self._consumer.pause(partition)
+                self.halted[partition.partition] = why
+            else:
+                self._trackers[partition] = OffsetTracker(partition.topic, partition.partition, first)
+
+    # --- assignments ----------------------------------------------------------------------------------------------
+
+    async def assigned(self, partitions: set[TopicPartition]) -> None:
+        """Set the start points of a new assignment; called in the rebalance."""
+        self.rebalances += 1
+        self._trackers.clear()
+        self._committed.clear()
+        self.halted.clear()
+        points: dict[TopicPartition, int] = {}
+        for partition in partitions:
+            committed = await self._consumer.committed(partition)
+            if committed is None:  # a new partition: the group has offsets, see `startpoints`
+                committed = (await self._consumer.beginning_offsets([partition]))[partition]
+            points[partition] = committed
+        for partition, offset in points.items():
+            self._consumer.seek(partition, offset)
+            self._trackers[partition] = OffsetTracker(partition.topic, partition.partition, offset)
+        self._changing = False
+        if partitions:
+            self._groups.remember_group(self._kafka.consumergroup, self._kafka.topic)
+        self._log.info("REBALANCE", partitions=sorted(p.partition for p in partitions), offsets=by_number(points))
+
+    async def revoked(self) -> None:
+        """Commit the marks, within a second; called before joining anew. Running copies go on."""
+        self._changing = True
+        await self.commit(REVOCATION_SECONDS)
+        self._trackers.clear()
+
+    async def listening(self, change: Awaitable[None]) -> None:
+        """Keep what a listener raises: aiokafka only logs it."""
+        try:
+            await change
+        except Exception as error:  # noqa: BLE001 - the poll raises it again
+            self._trouble = Broken(f"rebalance: {error!r}")
+
+    # --- commits --------------------------------------------------------------------------------------------------
+
+    async def commit(self, seconds: float = COMMIT_SECONDS) -> None:
+        """Commit the marks that changed, within a limit; what fails is dropped, the next one says more anyway."""
+        marks = {partition: tracker.mark() for partition, tracker in self._trackers.items()}
+        changed = {partition: mark for partition, mark in marks.items() if self._committed.get(partition) != mark}
+        if not changed:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._consumer.commit({p: OffsetAndMetadata(mark, "") for p, mark in changed.items()})
+        except (KafkaError, TimeoutError) as error:
+            self.commit_failures += 1
+            self._log.warning("COMMIT_FAILED", message=str(error) or type(error).__name__)
+            return
+        self._committed.update(changed)
+        self.last_commit_at = time.time()
+        self._log.debug("COMMIT", offsets=by_number(changed))
+
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    def is_silent(self) -> bool:
+        """Whether no fetch was answered for long although some partition is not paused."""
+        reading = [p for p in self._consumer.assignment() if p not in self._consumer.paused()]
+        if not reading and self._consumer.assignment():
+            return False
+        stamps = [self._consumer.last_poll_timestamp(partition) for partition in reading]
+        answered = [stamp / 1000 for stamp in stamps if stamp is not None]
+        return bool(time.time() - max([self._began_at, *answered]) > SILENCE_SECONDS)
+
+    def lag(self) -> dict[int, int]:
+        """Return the records behind each partition's mark (count)."""
+        ends = {partition: self._consumer.highwater(partition) for partition in self._trackers}
+        return {p.partition: max(0, end - self._trackers[p].mark()) for p, end in ends.items() if end is not None}
+
+    def marks(self) -> dict[int, int]:
+        """Return what would be committed now, by partition."""
+        return {partition.partition: tracker.mark() for partition, tracker in self._trackers.items()}
+
+    async def aclose(self) -> None:
+        """Leave the group; bounded, and whatever aiokafka raises meanwhile is of no interest."""
+
+        async def stop() -> None:
+            with contextlib.suppress(Exception, asyncio.CancelledError):  # stop() cancels what it should not
+                await self._consumer.stop()
+
+        stopping = asyncio.create_task(stop())
+        _, late = await asyncio.wait({stopping}, timeout=STOP_SECONDS)
+        if late:
+            stopping.cancel()
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    def __init__(self, membership: Membership) -> None:
+        self._membership = membership
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        await self._membership.listening(self._membership.revoked())
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        await self._membership.listening(self._membership.assigned(assigned))
+
+
+def by_number(offsets: Mapping[TopicPartition, int]) -> dict[str, int]:
+    """Return offsets by partition number, as log lines show them."""
+    return {str(partition.partition): offset for partition, offset in sorted(offsets.items())}

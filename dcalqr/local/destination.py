@@ -1,0 +1,157 @@
+"""The download folder as a whole: is it there, is it mounted, has it room. Blocking; a hung mount hangs the caller."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+
+from dcalqr import errors
+from dcalqr.local.landing import open_root
+from dcalqr.local.state import State
+
+_MOUNTINFO = "/proc/self/mountinfo"  # unlike st_dev it shows bind mounts, and reading it never hangs
+
+
+class Destination:
+    """The download folder.
+
+    Parameters
+    ----------
+    folder
+        `local.downloadfolder`; a symbolic link is resolved when the folder is first found.
+    minfree_percent
+        Less free space than this share of the file system is no space.
+    requiremount
+        Refuse the folder until a file system is mounted at or above it, other than the root's.
+    state
+        Remembers the mount point, so that its absence is noticed without `requiremount`.
+    """
+
+    def __init__(self, folder: str, *, minfree_percent: float, requiremount: bool, state: State) -> None:
+        self.folder = folder
+        self._minfree_percent = minfree_percent
+        self._requiremount = requiremount
+        self._state = state
+        self._resolved: str | None = None
+        self._root_fd: int | None = None
+
+    def open(self) -> None:
+        """Check, wanting no space for a file.
+
+        Raises
+        ------
+        NoSpace, MountMissing
+            As `check`; the folder may be opened later by another `check`.
+        """
+        self.check()
+
+    def close(self) -> None:
+        """Close the descriptor; no attempt may use it any more."""
+        if self._root_fd is not None:
+            os.close(self._root_fd)
+            self._root_fd = None
+
+    @property
+    def root_fd(self) -> int:
+        """The folder's descriptor: one number for life, also when the folder behind it is exchanged.
+
+        Raises
+        ------
+        MountMissing
+            No `check` has found the folder yet.
+        """
+        if self._root_fd is None:
+            raise errors.MountMissing(why=f"{self.folder} was not found yet")
+        return self._root_fd
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode behind `root_fd`: who holds a descriptor of his own opens it again when these change."""
+        found = os.fstat(self.root_fd)
+        return found.st_dev, found.st_ino
+
+    @property
+    def free_bytes(self) -> int:
+        """What an ordinary user may still write; quotas do not show."""
+        found = os.fstatvfs(self.root_fd)
+        return found.f_bavail * found.f_frsize
+
+    def check(self, size_bytes: int = 0) -> None:
+        """Make sure that a file of this size may be written here now.
+
+        Raises
+        ------
+        MountMissing
+            The folder is missing, may not be written, or is not on the file system it should be on.
+        NoSpace
+            The file would leave less than the minimum free.
+        """
+        path = self._resolved or os.path.realpath(self.folder)
+        self._check_mount(path)
+        self._follow(path)
+        self._resolved = path
+        self._check_writable()
+        self._check_space(size_bytes)
+
+    def _check_mount(self, path: str) -> None:
+        with contextlib.suppress(OSError):
+            os.stat(os.path.join(path, "."))  # wakes an automounter, which mounts only for those who go in
+        mounted = mount_point(path)
+        if self._requiremount and mounted == "/":
+            raise errors.MountMissing(why=f"no file system is mounted at or above {path}")
+        remembered = self._state.mount_point
+        if remembered is not None and _is_below(path, remembered) and len(mounted) < len(remembered):
+            raise errors.MountMissing(why=f"{remembered} is not mounted")
+        if mounted != "/" or remembered is not None:
+            self._remember(None if mounted == "/" else mounted)
+
+    def _remember(self, mounted: str | None) -> None:
+        try:
+            self._state.remember_mount_point(mounted)
+        except OSError as error:
+            self._state.warn(f"the mount point is not remembered: {error.strerror}")
+
+    def _follow(self, path: str) -> None:
+        """Make `root_fd` stand for the folder that the path names now."""
+        fresh = open_root(path)
+        if self._root_fd is None:
+            self._root_fd = fresh
+            return
+        try:
+            if not os.path.samestat(os.fstat(fresh), os.fstat(self._root_fd)):
+                # dup2 exchanges at one stroke: closing it would let a running attempt meet a stranger's descriptor.
+                os.dup2(fresh, self._root_fd, inheritable=False)
+        finally:
+            os.close(fresh)
+
+    def _check_writable(self) -> None:
+        if os.fstatvfs(self.root_fd).f_flag & os.ST_RDONLY:
+            raise errors.MountMissing(why=f"{self.folder} is on a read-only file system")
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=self.root_fd, effective_ids=True):
+            raise errors.MountMissing(why=f"no permission to write into {self.folder}")
+
+    def _check_space(self, size_bytes: int) -> None:
+        found = os.fstatvfs(self.root_fd)
+        if found.f_files and not found.f_favail:
+            raise errors.NoSpace(why="no inode is free")
+        least = found.f_blocks * found.f_frsize * self._minfree_percent / 100
+        free = found.f_bavail * found.f_frsize
+        if free - size_bytes < least:
+            raise errors.NoSpace(why=f"{free} bytes free, {size_bytes} wanted, {least:.0f} to be kept")
+
+
+def mount_point(path: str) -> str:
+    """The mount point that a resolved absolute path lies on; automounters that wait do not count."""
+    with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as file:
+        points = [_point(line) for line in file if " - autofs " not in line]
+    return max((point for point in points if _is_below(path, point)), key=len, default="/")
+
+
+def _point(line: str) -> str:
+    # Blanks, tabs, newlines and backslashes stand as octal numbers.
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), line.split(" ")[4])
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return f"{path}/".startswith(folder.rstrip("/") + "/")

@@ -1,0 +1,114 @@
+"""What stands under a final name: which file, what it says of itself, and the sum of its bytes. Blocking."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from typing import NamedTuple
+
+from dcalqr import errors
+from dcalqr.checksum import Adler32
+from dcalqr.local import attributes
+from dcalqr.local.directories import opened
+from dcalqr.local.oserrors import border
+from dcalqr.orders import Seen
+
+BLOCK_BYTES = 1024 * 1024  # larger reads gain nothing measurable, smaller ones cost system calls
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: a FIFO must not hold us
+
+
+class Existing(NamedTuple):
+    """What stands under a final name. `pnfsid` and `adler32` are given only if size and mtime still vouch for them."""
+
+    seen: Seen
+    size_bytes: int
+    is_file: bool
+    pnfsid: str | None
+    adler32: int | None
+
+
+def look(root_fd: int, directory: tuple[bytes, ...], name: bytes) -> Existing | None:
+    """Tell what stands under a name; None: nothing, or its directory is missing.
+
+    Raises
+    ------
+    NotAFile
+        A parent is a symbolic link or a file.
+    NameTooLong, MountMissing, PermanentError, TransientError
+        As the operating system answered.
+    """
+    with border(root_fd, "look"), contextlib.suppress(FileNotFoundError), opened(root_fd, directory) as fd:
+        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if stat.S_ISREG(found.st_mode):
+            return _described(fd, name, found)
+        return Existing(seen_of(found), found.st_size, is_file=False, pnfsid=None, adler32=None)
+    return None
+
+
+def _described(directory_fd: int, name: bytes, found: os.stat_result) -> Existing:
+    plain = Existing(seen_of(found), found.st_size, is_file=True, pnfsid=None, adler32=None)
+    try:
+        fd = os.open(name, _READ, dir_fd=directory_fd)
+    except PermissionError:
+        return plain
+    try:
+        now = os.fstat(fd)
+        if seen_of(now) != plain.seen:
+            return plain
+        pnfsid, adler32 = attributes.read(fd, now)
+        return plain._replace(pnfsid=pnfsid, adler32=adler32)
+    finally:
+        os.close(fd)
+
+
+def sum_of(root_fd: int, directory: tuple[bytes, ...], name: bytes) -> tuple[int, Seen]:
+    """Read a file and return its Adler32, and which file that was.
+
+    Raises
+    ------
+    FinalNameChanged
+        It is not there, or changed while it was read.
+    NotAFile
+        It is no regular file.
+    """
+    with border(root_fd, "read"), contextlib.suppress(FileNotFoundError), opened(root_fd, directory) as fd:
+        before = what_stands(fd, name)
+        adler32 = _read_through(fd, name)
+        if before is not None and what_stands(fd, name) == before:
+            return adler32, before
+    raise errors.FinalNameChanged
+
+
+def _read_through(directory_fd: int, name: bytes) -> int:
+    adler32 = Adler32()
+    block = memoryview(bytearray(BLOCK_BYTES))
+    with open(os.open(name, _READ, dir_fd=directory_fd), "rb", buffering=0) as file:
+        while count := file.readinto(block):
+            adler32.update(block[:count])
+    return adler32.value
+
+
+def what_stands(fd: int, name: bytes) -> Seen | None:
+    """Say which regular file stands under a name; None: nothing does.
+
+    Raises
+    ------
+    NotAFile
+        Something else stands there.
+    OSError
+        As the operating system answered.
+    """
+    try:
+        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        raise errors.NotAFile(what="is a directory" if stat.S_ISDIR(found.st_mode) else "is no regular file")
+    return seen_of(found)
+
+
+def seen_of(found: os.stat_result) -> Seen:
+    """Tell one file, and one state of it, from another."""
+    return Seen(found.st_dev, found.st_ino, found.st_mtime_ns)

@@ -1,0 +1,70 @@
+"""How a foreign text is shown: what could forge a line is escaped, what is secret is hidden, what is long is cut.
+
+Names in events, answers of servers and values in the configuration are written by others. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+
+# Nobody reads more of one value on a line; a path has at most 4 095 bytes, real ones have below 300.
+VALUE_CHARACTERS = 2048
+# Looked at before cutting, so that a secret that begins in the shown part is recognised whole.
+_LOOK_CHARACTERS = 8 * VALUE_CHARACTERS
+
+HIDDEN = "[redacted]"
+
+# C0, DEL and C1 controls; zero-width and bidi characters; the Unicode line and paragraph separators; lone surrogates.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+_PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL)
+_PARAMETER = re.compile(r"(authz|dcache-http-uuid)(=|%3D)[^&;\s\"'#]+", re.IGNORECASE)
+_BEARER = re.compile(r"\b(bearer)\s+[\w.~+/=-]+", re.IGNORECASE)
+_USERINFO = re.compile(r"://[^\s\"'/?#]*@")
+
+_SECRET_WORDS = (
+    "password",
+    "passphrase",
+    "secret",
+    "token",
+    "authorization",
+    "authz",
+    "cookie",
+    "macaroon",
+    "private_key",
+)
+_NAMES_A_PLACE = ("file", "path", "folder", "seconds")
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a field of this name holds a secret itself, not the place of one (`saslpasswordfile`)."""
+    word = name.lower().replace("-", "_")
+    if word.endswith(_NAMES_A_PLACE):
+        return False
+    return word == "pem" or word.endswith("_pem") or any(secret in word for secret in _SECRET_WORDS)
+
+
+def redact(text: str) -> str:
+    """The text without PEM blocks, bearer tokens, `authz=` and `dcache-http-uuid=` values and a URL's user."""
+    text = _PEM.sub("[redacted PEM]", text)
+    text = _PARAMETER.sub(rf"\1\2{HIDDEN}", text)
+    text = _BEARER.sub(rf"\1 {HIDDEN}", text)
+    return _USERINFO.sub(f"://{HIDDEN}@", text)
+
+
+def escape(text: str) -> str:
+    r"""The text on one line: controls, bidi overrides and lone surrogates as `\n`, `\x1b`, `\u202e`.
+
+    A backslash stays as it is: this is for eyes, not for decoding.
+    """
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def show(value: str | bytes, limit: int = VALUE_CHARACTERS) -> str:
+    r"""The value redacted, escaped, and cut with a mark at `limit` characters; bytes that are not UTF-8 as `\xNN`."""
+    # A character has at most four bytes.
+    text = value[: 4 * _LOOK_CHARACTERS].decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+    shown = escape(redact(text[:_LOOK_CHARACTERS]))
+    if len(shown) <= limit and len(text) <= _LOOK_CHARACTERS:
+        return shown
+    return f"{shown[:limit]}...[cut, {len(value)} {'bytes' if isinstance(value, bytes) else 'characters'}]"

@@ -1,0 +1,1 @@
+"""What is told to others about the work. Metrics may fail, the work may not."""

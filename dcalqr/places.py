@@ -1,0 +1,44 @@
+"""Where a file comes from and goes to. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dcalqr.local import paths
+
+
+class Place(NamedTuple):
+    """One file: its URL at the door, the components of its directory below the download folder, its name."""
+
+    url: str
+    directory: tuple[bytes, ...]
+    name: bytes
+
+
+class Places:
+    """Makes places of events' paths: source = url + (path - root), destination = path - root - folder.
+
+    Parameters
+    ----------
+    url
+        Of the door, with the path that stands for `root`.
+    root
+        The namespace prefix that the URL stands for (`dcache.pool` of the configuration).
+    folder
+        The watched folder below it.
+    """
+
+    def __init__(self, url: str, root: str, folder: str) -> None:
+        self._url, self._root, self._folder_path = url, root, root + folder
+
+    def of(self, path: str) -> Place:
+        """Raises PermanentError, NameTooLong or ReservedName for a path that cannot be a file here."""
+        *directory, name = paths.relative(path, self._folder_path)
+        url = paths.source_target(self._url, paths.relative(path, self._root))
+        return Place(url, tuple(directory), name)
+
+    @property
+    def folder_url(self) -> str:
+        """The watched folder at the door."""
+        watched = self._folder_path != self._root
+        return paths.source_target(self._url, paths.relative(self._folder_path, self._root) if watched else ())

@@ -1,0 +1,62 @@
+"""Removing the parts that a former run of this instance left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from dcalqr import errors, log
+from dcalqr.assembly import Assembly
+from dcalqr.local import leftovers, paths
+
+# A part this old belongs to no order that runs: attempts end by their stall limits within minutes.
+OLD_PART_SECONDS = 24 * 3600.0
+WALK_SECONDS = 24 * 3600.0
+RETRY_SECONDS = 30.0
+
+
+async def sweep(assembly: Assembly) -> None:
+    """Sweep at once where the state folder knows of parts, then walk the whole tree once a day, for ever."""
+    with_thread = ThreadPoolExecutor(1, thread_name_prefix="sweep")
+    loop = asyncio.get_running_loop()
+    try:
+        while True:
+            try:
+                await loop.run_in_executor(with_thread, _sweep_known, assembly)
+                found = await loop.run_in_executor(with_thread, _walk, assembly)
+            except errors.TryError as error:
+                log.get().warning("SWEEP", error=error)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            if found:
+                log.get().info("SWEEP", parts=found, older_than_seconds=OLD_PART_SECONDS)
+            await asyncio.sleep(WALK_SECONDS)
+    finally:
+        with_thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _sweep_known(assembly: Assembly) -> None:
+    """Remove own parts, whatever their age, where a former run had some open."""
+    known = sorted(assembly.state.left_parts)
+    if not known:
+        return
+    assembly.destination.check()
+    keep = frozenset(assembly.transfer.part_names)
+    swept = 0
+    for directory in known:
+        swept += len(leftovers.sweep(assembly.destination.root_fd, directory, paths.instance8(assembly.instance), keep))
+        assembly.state.swept(directory)
+    log.get().info("SWEEP", parts=swept, directories=len(known))
+
+
+def _walk(assembly: Assembly) -> int:
+    """Look through the whole tree for own parts that are old; slow on large trees. Returns how many went."""
+    assembly.destination.check()
+    root_fd = os.dup(assembly.destination.root_fd)
+    try:
+        old = leftovers.old_parts(root_fd, paths.instance8(assembly.instance), time.time() - OLD_PART_SECONDS)
+        return sum(leftovers.remove_part(root_fd, part.directory, part.name) for part in old)
+    finally:
+        os.close(root_fd)

@@ -1,0 +1,301 @@
+"""The bundled Task: one file copied from the door to its destination. One try = plan + one order (or two, if the door
+surprises); the dispatcher decides about all further tries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import NamedTuple, ParamSpec, TypeVar
+
+import msgspec
+
+from dcalqr import errors
+from dcalqr.config import Config
+from dcalqr.copiers.contract import Copier
+from dcalqr.dcache.door import Door, DoorFile
+from dcalqr.holds import DOOR
+from dcalqr.local import paths, standing
+from dcalqr.local.destination import Destination
+from dcalqr.local.state import State
+from dcalqr.model import Outcome, StorageEvent, Version
+from dcalqr.orders import CopyOrder, Deadlines
+from dcalqr.places import Place, Places
+from dcalqr.plugins import TaskContext
+from dcalqr.running import Running, Watch, report_landed
+from dcalqr.visibility import is_shown, summed_until, version_shown, visible_until
+
+CONNECT_SECONDS = 30.0
+# A GET that surprises costs a HEAD and a second GET; more surprises in one try are somebody writing, so start anew.
+_ORDERS_PER_TRY = 3
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Plan(NamedTuple):
+    """What one try found before its order. `late` is the row to write although the copy succeeds."""
+
+    place: Place
+    existing: standing.Existing | None
+    shown: DoorFile | None
+    late: errors.NeverVisible | None = None
+
+
+class Transfer:
+    """The bundled Task.
+
+    Parameters
+    ----------
+    config
+        Of which it obeys the sections dcache and local.
+    door, copier, destination, state
+        The parts it works with.
+    threads
+        For blocking work on the destination, and nothing else.
+    instance
+        Goes into the names of part files.
+    """
+
+    name = "transfer"
+
+    def __init__(
+        self,
+        config: Config,
+        door: Door,
+        copier: Copier,
+        destination: Destination,
+        state: State,
+        threads: Executor,
+        instance: str,
+    ) -> None:
+        self._dcache, self._local = config.dcache, config.local
+        self._door, self._copier, self._destination, self._state = door, copier, destination, state
+        self._threads = threads
+        self._places = Places(config.dcache.url, config.dcache.root, config.dcache.folder)
+        self._instance8 = paths.instance8(instance)
+        self._reserved_bytes = 0
+        self._deadlines = Deadlines(
+            door_seconds=config.dcache.doorseconds,
+            connect_seconds=CONNECT_SECONDS,
+            stall_seconds=config.dcache.stallseconds,
+            timeout_seconds=config.dcache.timeout,
+            min_rate=config.dcache.minrate,
+        )
+        self.running: dict[str, Running] = {}
+
+    def use_min_rate(self, min_rate: float) -> None:
+        """Take another least rate (bytes per second) for the orders to come."""
+        self._deadlines = msgspec.structs.replace(self._deadlines, min_rate=min_rate)
+
+    @property
+    def part_names(self) -> set[bytes]:
+        """The part files of the orders outstanding."""
+        return {running.part_name for running in self.running.values()}
+
+    def key(self, event: StorageEvent) -> str:
+        return event.path
+
+    async def run(self, event: StorageEvent, context: TaskContext) -> Outcome:
+        try:
+            return await self._try(event, context)
+        except errors.NotFound:
+            return self._invisible(event, context)
+        except errors.Forbidden as error:
+            await self._whose_fault(error)
+            raise errors.ForbiddenFile(http_status=403) from error
+        except errors.ChecksumMismatch as error:
+            if context.memory.get("wrong_adler32") == error.facts["received"]:
+                raise errors.ChecksumWrong(**error.facts) from error
+            context.memory["wrong_adler32"] = error.facts["received"]
+            raise
+
+    async def probe(self, domain: str) -> None:
+        if domain != DOOR:
+            await self._blocking(self._destination.check)
+            return
+        try:
+            await self._door.head(self._places.folder_url)
+        except errors.Forbidden as error:
+            raise errors.CredentialRefused(why="HTTP 403 for the configured folder", http_status=403) from error
+        except errors.Unreachable:
+            raise
+        except (errors.ConnectionLost, errors.DoorTimeout) as error:
+            raise errors.Unreachable(host=self._dcache.url, why=str(error)) from error
+        except (errors.NotFound, errors.TransientError):
+            return  # it answers: what it answers to a file is that file's matter
+
+    # --- one try ------------------------------------------------------------------------------------------------
+
+    async def _try(self, event: StorageEvent, context: TaskContext) -> Outcome:
+        plan = await self._plan(event, context)
+        if self._is_ours(plan, event, context):
+            return Outcome.ALREADY
+        if plan.shown is not None and await self._same_bytes(plan):
+            self._found(plan.shown, event, context)
+            return self._ended(plan, Outcome.ALREADY)
+        for _ in range(_ORDERS_PER_TRY):
+            try:
+                return self._ended(plan, await self._copy(plan, event, context, require=True))
+            except errors.LengthDiffers as error:
+                plan = await self._look_again(plan, error)
+            except errors.DigestMissing as error:
+                plan = plan._replace(shown=await self._door.head(plan.place.url))
+                if plan.shown is not None and plan.shown.adler32 is None:
+                    self._wait_for_sum(event, context, error)
+                    return self._ended(plan, await self._copy(plan, event, context, require=False))
+        raise errors.TransientError(why="the door changed its mind about this file again and again")
+
+    async def _plan(self, event: StorageEvent, context: TaskContext) -> Plan:
+        place = self._places.of(event.path)
+        await self._blocking(self._destination.check)
+        await self._check_room(event.size_bytes or 0)
+        existing = await self._blocking(standing.look, self._destination.root_fd, place.directory, place.name)
+        if existing is not None and not existing.is_file:
+            raise errors.NotAFile(what="exists and is no regular file")
+        plan = Plan(place, existing, None)
+        must_look = event.staged or existing is not None or len(context.versions) > 1 or "look" in context.memory
+        if not must_look or self._is_ours(plan, event, context):
+            return plan
+        shown = await self._door.head(place.url)
+        if event.staged and not is_shown(shown.pnfsid, shown.size_bytes, event):
+            return Plan(place, existing, shown, self._late(event, context))
+        return plan._replace(shown=shown)
+
+    async def _check_room(self, size_bytes: int) -> None:
+        """Wait apart, rather than hold everything, when only this file is too large for what is free."""
+        try:
+            await self._blocking(self._destination.check, size_bytes + self._reserved_bytes)
+        except errors.NoSpace as error:
+            free = self._destination.free_bytes
+            raise errors.NoRoom(needed_bytes=size_bytes + self._reserved_bytes, free_bytes=free) from error
+
+    # --- who is who -----------------------------------------------------------------------------------------------
+
+    def _is_ours(self, plan: Plan, event: StorageEvent, context: TaskContext) -> bool:
+        """Whether the file here is known to be this upload, without asking anyone."""
+        existing = plan.existing
+        return (
+            existing is not None
+            and bool(event.pnfsid)
+            and existing.pnfsid == event.pnfsid
+            and event.size_bytes in (None, existing.size_bytes)
+            and len(context.versions) == 1
+        )
+
+    async def _same_bytes(self, plan: Plan) -> bool:
+        """Whether the file here has the Adler32 that the door names; equal size never counts."""
+        existing, shown = plan.existing, plan.shown
+        if existing is None or shown is None or shown.adler32 is None or shown.size_bytes != existing.size_bytes:
+            return False
+        adler32 = existing.adler32
+        if adler32 is None:
+            place = plan.place
+            adler32, _ = await self._blocking(standing.sum_of, self._destination.root_fd, place.directory, place.name)
+        return adler32 == shown.adler32
+
+    def _found(self, shown: DoorFile | None, event: StorageEvent, context: TaskContext) -> Version:
+        """Take note of which version the source holds."""
+        version = event.version if shown is None else version_shown(shown.pnfsid, shown.size_bytes, event)
+        if version != event.version:
+            context.source_holds(version)
+        return version
+
+    # --- too early, too late --------------------------------------------------------------------------------------
+
+    def _invisible(self, event: StorageEvent, context: TaskContext) -> Outcome:
+        """Judge a 404."""
+        context.memory["look"] = True  # from now on by HEAD, which takes no slot
+        if context.removed:
+            return Outcome.GONE
+        if time.time() < visible_until(event, context.first_try_at, self._dcache.visibleseconds):
+            raise errors.NotYet(why="HTTP 404", http_status=404)
+        if event.staged:
+            raise errors.NeverVisible(seconds=round(time.time() - context.first_try_at), http_status=404)
+        return Outcome.GONE
+
+    def _late(self, event: StorageEvent, context: TaskContext) -> errors.NeverVisible:
+        """Judge a path that still holds another file than the staged upload."""
+        context.memory["look"] = True
+        if time.time() < visible_until(event, context.first_try_at, self._dcache.visibleseconds):
+            raise errors.NotYet(why="the path still holds another file", http_status=200)
+        return errors.NeverVisible(seconds=round(time.time() - context.first_try_at), http_status=200)
+
+    def _wait_for_sum(self, event: StorageEvent, context: TaskContext, error: errors.DigestMissing) -> None:
+        """Wait for a Digest until `visibleseconds`, then decide by `requirechecksum`; returns to accept by size."""
+        context.memory["look"] = True
+        if time.time() < summed_until(event, context.first_try_at, self._dcache.visibleseconds):
+            raise errors.NotYet(why=str(error)) from error
+        if self._dcache.requirechecksum:
+            raise errors.ChecksumAbsent from error
+
+    async def _look_again(self, plan: Plan, error: errors.LengthDiffers) -> Plan:
+        """Ask the door after a Content-Length that is not the expected one."""
+        shown = await self._door.head(plan.place.url)
+        known = error.facts["expected_bytes"]
+        if shown.size_bytes == known:
+            raise errors.TransientError(why=f"{error}, and the door says the same as before") from error
+        return plan._replace(shown=shown)
+
+    async def _whose_fault(self, error: errors.Forbidden) -> None:
+        """Return if 403 is about one file; raise `CredentialRefused` if the whole folder is refused."""
+        try:
+            await self._door.head(self._places.folder_url)
+        except errors.Forbidden:
+            raise errors.CredentialRefused(why="HTTP 403 for the configured folder", http_status=403) from error
+        except errors.NotFound:
+            return
+
+    # --- the order ------------------------------------------------------------------------------------------------
+
+    async def _copy(self, plan: Plan, event: StorageEvent, context: TaskContext, *, require: bool) -> Outcome:
+        order = self._order(plan, event, require=require)
+        context.say("COPY_INIT", part=order.part_name, path=event.path, order=order.order_id[:8])
+        live = Running(event.path, order.part_name, order.size_bytes, time.monotonic())
+        size_bytes = order.size_bytes or 0
+        self.running[order.order_id] = live
+        self._reserved_bytes += size_bytes
+        self._state.part_opened(order.directory)
+        try:
+            landed = await self._copier.copy(order, Watch(live, order, context.say))
+        finally:
+            self._state.part_closed(order.directory)
+            self._reserved_bytes -= size_bytes
+            del self.running[order.order_id]
+        report_landed(landed, order, context)
+        found = self._found(plan.shown, event, context)
+        return Outcome.LANDED if found == event.version else Outcome.REPLACED
+
+    def _order(self, plan: Plan, event: StorageEvent, *, require: bool) -> CopyOrder:
+        order_id = uuid.uuid4().hex
+        shown, place = plan.shown, plan.place
+        return CopyOrder(
+            order_id=order_id,
+            url=place.url,
+            directory=place.directory,
+            final_name=place.name,
+            part_name=paths.part_name(place.name, self._instance8, order_id[:8]),
+            size_bytes=event.size_bytes if shown is None or shown.size_bytes is None else shown.size_bytes,
+            adler32=None if shown is None else shown.adler32,
+            pnfsid=event.pnfsid if shown is None or not shown.pnfsid else shown.pnfsid,
+            seen=None if plan.existing is None else plan.existing.seen,
+            directory_mode=self._local.permissions,
+            file_mode=self._local.filepermissions,
+            require_checksum=require,
+            allow_http=self._dcache.allowhttpredirect,
+            redirect_hosts=frozenset(self._dcache.redirecthosts),
+            deadlines=self._deadlines,
+        )
+
+    def _ended(self, plan: Plan, outcome: Outcome) -> Outcome:
+        """End a try; one that came too late for its own upload leaves a row although a file was copied."""
+        if plan.late is not None:
+            raise plan.late
+        return outcome
+
+    async def _blocking(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run blocking work on the destination in its own threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: call(*args, **kwargs))

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dcalqr import errors
+from dcalqr.local.destination import Destination, mount_point
+from dcalqr.local.state import State
+
+
+def mount(folder: Path, *options: str) -> None:
+    assert os.geteuid() == 0, "these tests mount file systems: run them as root"
+    subprocess.run(["mount", *options, folder], check=True)
+
+
+def tmpfs(folder: Path, size: str = "1m") -> None:
+    mount(folder, "-t", "tmpfs", "-o", f"size={size}", "tmpfs")
+
+
+def umount(folder: Path) -> None:
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[None]:
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    opened = State(str(tmp_path / "state"))
+    opened.open()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def point(tmp_path: Path) -> Iterator[Path]:
+    """A folder for mounts, with a name that the kernel escapes; nothing stays mounted."""
+    folder = tmp_path / "mount point"
+    folder.mkdir()
+    yield folder
+    while mount_point(str(folder)) == str(folder):
+        umount(folder)
+
+
+def destination(folder: Path, state: State, *, requiremount: bool = False, minfree_percent: float = 0) -> Destination:
+    return Destination(str(folder), minfree_percent=minfree_percent, requiremount=requiremount, state=state)
+
+
+def inode_of(opened: Destination) -> tuple[int, int]:
+    found = os.fstat(opened.root_fd)
+    return found.st_dev, found.st_ino
+
+
+def test_a_folder_that_is_there_is_opened(tmp_path: Path, state: State) -> None:
+    opened = destination(tmp_path, state)
+    opened.open()
+    assert os.path.samestat(os.fstat(opened.root_fd), tmp_path.stat())
+    assert opened.identity == inode_of(opened)
+    assert 0 < opened.free_bytes <= os.statvfs(tmp_path).f_blocks * os.statvfs(tmp_path).f_frsize
+    opened.close()
+    opened.close()
+
+
+def test_a_missing_folder_is_held_and_taken_when_it_comes(tmp_path: Path, state: State) -> None:
+    late = destination(tmp_path / "late", state)
+    with pytest.raises(errors.MountMissing):
+        late.open()
+    with pytest.raises(errors.MountMissing):
+        _ = late.root_fd
+    (tmp_path / "late").mkdir()
+    late.check()
+    assert late.root_fd >= 0
+    late.close()
+
+
+def test_too_little_room_for_the_file_is_no_space(point: Path, state: State) -> None:
+    tmpfs(point)
+    opened = destination(point, state)
+    opened.check(1024 * 1024)
+    with pytest.raises(errors.NoSpace):
+        opened.check(1024 * 1024 + 1)
+    opened.close()
+
+
+def test_below_the_minimum_is_no_space_until_room_is_made(point: Path, state: State) -> None:
+    tmpfs(point)
+    opened = destination(point, state, minfree_percent=50)
+    opened.check()
+    (point / "big").write_bytes(b"x" * 600 * 1024)
+    with pytest.raises(errors.NoSpace):
+        opened.check()
+    (point / "big").unlink()
+    opened.check()
+    opened.close()
+
+
+def test_no_inode_left_is_no_space(point: Path, state: State) -> None:
+    mount(point, "-t", "tmpfs", "-o", "nr_inodes=2", "tmpfs")
+    (point / "last").touch()
+    opened = destination(point, state)
+    with pytest.raises(errors.NoSpace):
+        opened.check()
+    opened.close()
+
+
+def test_a_read_only_file_system_is_held(point: Path, state: State) -> None:
+    tmpfs(point)
+    opened = destination(point, state)
+    opened.check()
+    subprocess.run(["mount", "-o", "remount,ro", point], check=True)
+    with pytest.raises(errors.MountMissing):
+        opened.check()
+    subprocess.run(["mount", "-o", "remount,rw", point], check=True)
+    opened.check()
+    opened.close()
+
+
+def test_a_folder_we_may_not_write_is_held(tmp_path: Path, state: State) -> None:
+    opened = destination(tmp_path, state)
+    opened.check()
+    tmp_path.chmod(0o755)
+    with nobody(), pytest.raises(errors.MountMissing):
+        opened._check_writable()
+    opened.close()
+
+
+def test_requiremount_holds_until_something_is_mounted(
+    tmp_path: Path, point: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if mount_point(str(tmp_path)) != "/":  # where the temporary folder is a mount of its own, pretend it is not
+        real = mount_point
+        monkeypatch.setattr(
+            "dcalqr.local.destination.mount_point", lambda path: found if (found := real(path)) == str(point) else "/"
+        )
+    opened = destination(point / "sim", state, requiremount=True)
+    (point / "sim").mkdir()
+    with pytest.raises(errors.MountMissing):
+        opened.check()
+    tmpfs(point)
+    (point / "sim").mkdir()
+    opened.check()
+    opened.close()
+
+
+def test_a_mount_seen_once_is_missed_by_the_next_run_too(tmp_path: Path, point: Path, state: State) -> None:
+    (point / "sim").mkdir()
+    tmpfs(point)
+    (point / "sim").mkdir()
+    first = destination(point / "sim", state)
+    first.check()
+    first.close()
+    umount(point)
+    state.close()
+    again = State(state.folder)
+    again.open()
+    second = destination(point / "sim", again)
+    with pytest.raises(errors.MountMissing):
+        second.check()
+    tmpfs(point)
+    (point / "sim").mkdir()
+    second.check()
+    second.close()
+    again.close()
+
+
+def test_a_bind_mount_counts_as_a_mount(tmp_path: Path, point: Path, state: State) -> None:
+    (tmp_path / "source").mkdir()
+    mount(tmp_path / "source", "--bind", str(tmp_path / "source"))
+    try:
+        assert mount_point(str(tmp_path / "source" / "x")) == str(tmp_path / "source")
+    finally:
+        umount(tmp_path / "source")
+
+
+def test_an_automounter_that_waits_is_no_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "mountinfo"
+    root = "22 1 254:0 / / rw - ext4 /dev/vda rw\n"
+    waiting = "40 22 0:35 / /sps rw shared:1 - autofs systemd-1 rw,fd=29\n"
+    monkeypatch.setattr("dcalqr.local.destination._MOUNTINFO", str(table))
+    table.write_text(root + waiting)
+    assert mount_point("/sps/lsst") == "/"
+    table.write_text(root + waiting + "41 40 0:52 / /sps rw - nfs4 server:/sps rw\n")
+    assert mount_point("/sps/lsst") == "/sps"
+    assert mount_point("/sps2/lsst") == "/"
+
+
+def test_another_download_folder_forgets_the_old_ones_mount_point(tmp_path: Path, point: Path, state: State) -> None:
+    tmpfs(point)
+    first = destination(point, state)
+    first.check()
+    first.close()
+    umount(point)
+    (tmp_path / "elsewhere").mkdir()
+    second = destination(tmp_path / "elsewhere", state)
+    second.check()
+    second.close()
+    assert state.mount_point != str(point)
+
+
+def test_the_descriptor_keeps_its_number_when_the_folder_is_exchanged(point: Path, state: State) -> None:
+    opened = destination(point, state)
+    opened.check()
+    number, before = opened.root_fd, opened.identity
+    tmpfs(point)
+    opened.check()
+    assert opened.root_fd == number
+    assert opened.identity != before
+    assert os.path.samestat(os.fstat(number), point.stat())
+    assert not os.get_inheritable(number)
+    opened.close()
+
+
+def test_checking_again_and_again_opens_no_more_descriptors(tmp_path: Path, state: State) -> None:
+    opened = destination(tmp_path, state)
+    opened.check()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        opened.check()
+    assert len(os.listdir("/proc/self/fd")) == before
+    opened.close()
+
+
+def test_a_link_to_the_folder_is_resolved_once(tmp_path: Path, state: State) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("one")
+    opened = destination(link, state)
+    opened.check()
+    link.unlink()
+    link.symlink_to("two")
+    opened.check()
+    assert os.path.samestat(os.fstat(opened.root_fd), (tmp_path / "one").stat())
+    opened.close()

@@ -1,0 +1,123 @@
+"""A real XRootD that serves files by HTTPS to who has a proxy: a second opinion beside our own fake door.
+
+Where it differs from dCache: it does not redirect, sends no ETag, answers 500 to a GET with Want-Digest of a missing
+file (HEAD: 404), and lets a revoked user in.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import string
+from pathlib import Path
+from typing import Self
+
+from dcalqr.testing.pki import ORGANIZATION, Pki
+from tests.support.ports import free_ports
+from tests.support.process import ServerProcess, require
+
+START_SECONDS = 30.0  # 0.3 s on an idle machine
+PACKAGES = "xrootd-server xrootd-server-plugins xrootd-voms-plugins"
+
+_TEMPLATE = Path(__file__).parent / "xrootd" / "xrootd.cfg"
+_USER = "xrootd"  # made by the Debian package; XRootD refuses to be root
+
+
+class XrootdServer:
+    """One server; a second `start` has the same port and files.
+
+    Parameters
+    ----------
+    folder
+        Its own. Every folder above must let the user xrootd pass, which those of `tmp_path` do not, and its name must
+        be short, for the sake of the sockets in it.
+    pki
+        Whose good host it is and whose users it lets in.
+    """
+
+    def __init__(self, folder: Path, pki: Pki) -> None:
+        self.folder = folder
+        http_port, xroot_port = free_ports(2)
+        self.port = http_port
+        self.url = f"https://localhost:{http_port}/data"
+        self.files = folder / "root" / "data"
+        self.files.mkdir(parents=True)
+        shutil.copytree(pki.certificates, folder / "ca")
+        shutil.copy(pki.host_certificate, folder / "host-certificate.pem")
+        shutil.copy(pki.host_key, folder / "host-key.pem")
+        (folder / "gridmap").write_text(f'"{ORGANIZATION}/CN=Test User" dcalqr\n')
+        (folder / "authdb").write_text("u dcalqr /data a\n")
+        template = string.Template(_TEMPLATE.read_text())
+        ports = {"http_port": http_port, "xroot_port": xroot_port}
+        (folder / "xrootd.cfg").write_text(template.substitute(folder=folder, **ports))
+        self._process: ServerProcess | None = None
+
+    @property
+    def process(self) -> ServerProcess:
+        """The server's process: `kill`, `suspend` and `resume` it, or read its `output`."""
+        assert self._process is not None, "not started"
+        return self._process
+
+    def start(self) -> Self:
+        """Start it, and return when it accepts connections.
+
+        Raises
+        ------
+        MissingComponent
+            XRootD.
+        """
+        if self._process is None:
+            program = require("xrootd", f"apt-get install --no-install-recommends {PACKAGES}")
+            command = [program, "-c", str(self.folder / "xrootd.cfg"), "-n", "door", "-I", "v4"]
+            environment = {"PATH": os.defpath, "HOME": str(self.folder)}
+            as_user = _USER if os.geteuid() == 0 else ""
+            self._process = ServerProcess(command, self.folder / "xrootd.log", environment, as_user)
+            self._own(self.folder)
+        self.process.start(self._accepts, START_SECONDS)
+        return self
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.stop()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def put(self, name: str, content: bytes) -> str:
+        """Place a file, making folders as needed.
+
+        Parameters
+        ----------
+        name
+            Relative to what is served.
+        content
+            Of the file; replaces what is there.
+
+        Returns
+        -------
+        str
+            Its URL, if `name` needs no escapes in one.
+        """
+        path = self.files / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        self._own(self.files)
+        return f"{self.url}/{name}"
+
+    def _accepts(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    @staticmethod
+    def _own(top: Path) -> None:
+        """Give a tree to the user that the server runs as."""
+        if os.geteuid() != 0:
+            return
+        user = pwd.getpwnam(_USER)
+        for path in [top, *top.rglob("*")]:
+            os.chown(path, user.pw_uid, user.pw_gid)
