@@ -1,4 +1,4 @@
-"""Everything but Kafka, built once and taken down in the opposite order: what the daemon and a replay have in common."""
+"""Everything but Kafka, built once and taken down in the opposite order: what daemon and replay have in common."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ from dcalqr.transfer import Transfer
 DESTINATION_THREADS = 8
 CREDENTIALS_SECONDS = 30.0
 SINK_LINE_SECONDS = 60.0
-SWEEP_RETRY_SECONDS = 30.0
 # The fields of a report that are the Task's to fill.
 _TOLD_BY_TASKS = frozenset(
     {

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import grp
 import os
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from tempfile import TemporaryDirectory
 
 from dcalqr import errors
 from dcalqr.config import Config
@@ -48,34 +47,39 @@ async def look(config: Config) -> Findings:
     return findings
 
 
+class _Remembered(State):
+    """What the running instance remembers of the mount point; takes no lock and writes nothing."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        with contextlib.suppress(OSError):  # unreadable or not there yet: nothing is remembered
+            self._hints = self._read_hints()
+
+    def remember_mount_point(self, path: str | None) -> None:
+        """Looking is not remembering."""
+
+
 def _look_at_folder(config: Config, findings: Findings) -> None:
     local = config.local
-    with TemporaryDirectory(prefix="dcalqr-check-") as folder, _opened(State(folder)) as state:
-        destination = Destination(
-            str(local.downloadfolder), minfree_percent=local.minfree, requiremount=local.requiremount, state=state
-        )
-        try:
-            destination.check()
-            _try_directory(destination.root_fd, local.permissions, findings)
-        except errors.MountMissing as error:
-            findings.wrong(str(error), errors.EXIT_CANNOT_CREATE)
-        except errors.NoSpace as error:
-            findings.wrong(str(error), errors.EXIT_CANNOT_CREATE)
-        except OSError as error:
-            findings.wrong(f"{local.downloadfolder}: {error.strerror}", errors.EXIT_NO_PERMISSION)
-        else:
-            findings.good.append(f"{local.downloadfolder}: writable, {destination.free_bytes / 1e9:.1f} GB free")
-        finally:
-            destination.close()
-
-
-@contextmanager
-def _opened(state: State) -> Iterator[State]:
-    state.open()
+    folder = str(local.downloadfolder)
+    state = _Remembered(str(local.statefolder))
+    destination = Destination(folder, minfree_percent=local.minfree, requiremount=local.requiremount, state=state)
     try:
-        yield state
+        destination.check()
+        _try_directory(destination.root_fd, local.permissions, findings)
+    except errors.DestinationHeld as error:
+        refused = os.path.isdir(folder) and not os.access(folder, os.W_OK | os.X_OK)
+        findings.wrong(str(error), errors.EXIT_NO_PERMISSION if refused else errors.EXIT_CANNOT_CREATE)
+    except errors.TryError as error:
+        findings.wrong(str(error), errors.EXIT_CANNOT_CREATE)
+    except OSError as error:
+        refused = isinstance(error, PermissionError)
+        code = errors.EXIT_NO_PERMISSION if refused else errors.EXIT_CANNOT_CREATE
+        findings.wrong(f"{folder}: {error.strerror}", code)
+    else:
+        findings.good.append(f"{folder}: writable, {destination.free_bytes / 1e9:.1f} GB free")
     finally:
-        state.close()
+        destination.close()
 
 
 def _try_directory(root_fd: int, mode: int, findings: Findings) -> None:
@@ -87,10 +91,18 @@ def _try_directory(root_fd: int, mode: int, findings: Findings) -> None:
         found = os.stat(name, dir_fd=root_fd)
         if mode & stat.S_ISGID and not found.st_mode & stat.S_ISGID:
             findings.warnings.append(
-                f"the setgid bit of local.permissions is dropped: this user is not in group {found.st_gid} of the folder"
+                f"local.permissions: the setgid bit is dropped, because this user is not in the folder's group "
+                f"{_group(found.st_gid)}"
             )
     finally:
         os.rmdir(name, dir_fd=root_fd)
+
+
+def _group(number: int) -> str:
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
 
 
 def _look_at_credentials(config: Config, findings: Findings) -> tls.Trust | None:

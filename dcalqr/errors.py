@@ -120,7 +120,7 @@ class Unreadable(DcalqrError):
     """A record that could have been ours and cannot be understood.
 
     `reason` is one word, the label of the metric: empty, encoding, json, shape, too_large, size, path, traversal,
-    nul, control, status.
+    nul, control, status, not_a_file.
     """
 
     text = "unreadable record ({reason}): {detail}"

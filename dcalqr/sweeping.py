@@ -24,7 +24,7 @@ async def sweep(assembly: Assembly) -> None:
     try:
         while True:
             try:
-                await loop.run_in_executor(with_thread, _sweep_known, assembly)
+                await loop.run_in_executor(with_thread, sweep_known, assembly)
                 found = await loop.run_in_executor(with_thread, _walk, assembly)
             except errors.TryError as error:
                 log.get().warning("SWEEP", error=error)
@@ -37,7 +37,7 @@ async def sweep(assembly: Assembly) -> None:
         with_thread.shutdown(wait=False, cancel_futures=True)
 
 
-def _sweep_known(assembly: Assembly) -> None:
+def sweep_known(assembly: Assembly) -> None:
     """Remove own parts, whatever their age, where a former run had some open."""
     known = sorted(assembly.state.left_parts)
     if not known:

@@ -25,15 +25,18 @@ LAYERS = (
     ("demo",),
     ("daemon", "testing"),
     ("replay", "check", "status", "notify"),  # what the commands and the daemon are made of
+    ("sweeping",),
     ("assembly", "intake"),
     ("dispatcher", "transfer"),
+    ("holding", "rows", "runs", "running"),  # what the two are made of
     ("copiers", "kafka", "local.failures"),
     ("local.appender",),  # what local.failures is made of
     ("attempt",),
     ("",),  # the plug-in author's face, dcalqr/__init__.py
     ("plugins",),
+    ("places",),
     ("dcache", "local", "metrics"),
-    ("config", "inflight", "holds", "orders", "checksum", "retry"),
+    ("config", "inflight", "holds", "orders", "checksum", "retry", "window", "visibility"),
     ("model",),
     ("log",),
     ("logtext",),
@@ -42,7 +45,7 @@ LAYERS = (
 
 PURE = (
     *("dcache.dates", "dcache.events", "dcache.fields", "dcache.uploads", "kafka.offsets", "local.paths"),
-    *("inflight", "retry", "holds", "orders", "checksum", "model"),
+    *("inflight", "retry", "holds", "orders", "checksum", "model", "places", "visibility", "window"),
 )
 SMALL = ("attempt", "dcache.fetch", "local.landing", "copiers.child")
 CLOCK_CALLS = {"now", "utcnow", "today"}

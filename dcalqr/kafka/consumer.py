@@ -16,7 +16,8 @@ from aiokafka.errors import KafkaError
 from dcalqr import errors, log
 from dcalqr.config import Kafka
 from dcalqr.kafka import settings
-from dcalqr.kafka.membership import COMMIT_SECONDS, SILENCE_SECONDS, Broken, Groups, Membership, Receiver
+from dcalqr.kafka.contract import Groups, Receiver
+from dcalqr.kafka.membership import COMMIT_SECONDS, SILENCE_SECONDS, Broken, Membership
 from dcalqr.kafka.startpoints import OffsetsLost, commit_start_points
 from dcalqr.kafka.topics import partitions_of
 

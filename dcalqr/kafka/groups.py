@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
+from collections.abc import AsyncIterator
 from typing import NamedTuple, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, for_code
 from aiokafka.structs import OffsetAndMetadata
 
 from dcalqr import errors
 from dcalqr.config import Kafka
+from dcalqr.config_values import start_point
 from dcalqr.kafka import settings
 from dcalqr.kafka.topics import partitions_of
 
 ANSWER_SECONDS = 60.0
 _NO_MEMBERS = ("Empty", "Dead", "")
+_OFFSET_DIGITS = 19  # of the largest that Kafka can name, 2^63 - 1
 
 
 class PartitionOffsets(NamedTuple):
@@ -74,21 +78,22 @@ class Group:
 
     async def offsets(self) -> list[PartitionOffsets]:
         """Return the offsets of all partitions, by number."""
-        try:
-            partitions = self._partitions
+        partitions = self._partitions
+        async with _answering():
             begins = await self._consumer.beginning_offsets(partitions)
             ends = await self._consumer.end_offsets(partitions)
             self._consumer.assign(partitions)
             committed = {partition: await self._consumer.committed(partition) for partition in partitions}
-        except KafkaError as error:
-            raise errors.ServiceUnavailable(service="Kafka", why=str(error) or type(error).__name__) from error
         return [PartitionOffsets(p.partition, begins[p], ends[p], committed[p]) for p in partitions]
 
     async def members(self) -> int:
         """Return how many members are active (count)."""
-        [response] = await self._admin.describe_consumer_groups([self._kafka.consumergroup])
-        [group] = response.groups
-        _, _, state, _, _, members, *_ = group
+        async with _answering():
+            [response] = await self._admin.describe_consumer_groups([self._kafka.consumergroup])
+            [group] = response.groups
+            error_code, _, state, _, _, members, *_ = group
+            if error_code:
+                raise for_code(error_code)
         return 0 if state in _NO_MEMBERS else max(1, len(members))
 
     async def resolve(self, partition: int, to: str) -> int:
@@ -99,30 +104,50 @@ class Group:
         ValueError
             It is none of these.
         """
-        where = TopicPartition(self._kafka.topic, partition)
         ours = next((each for each in await self.offsets() if each.partition == partition), None)
         if ours is None:
             raise ValueError(f"the topic has no partition {partition}")
         if to in ("earliest", "latest"):
             return ours.begin if to == "earliest" else ours.end
         if to.isascii() and to.isdigit():
-            return _within(int(to), ours)
-        moment = dt.datetime.fromisoformat(to)
-        if moment.tzinfo is None:
-            raise ValueError(f"{to} has no zone: add Z or +01:00")
-        found = await self._consumer.offsets_for_times({where: int(moment.timestamp() * 1000)})
+            return _within(to, ours)
+        where = TopicPartition(self._kafka.topic, partition)
+        async with _answering():
+            found = await self._consumer.offsets_for_times({where: _milliseconds(to)})
         return ours.end if found[where] is None else int(found[where].offset)
 
     async def commit(self, partition: int, offset: int) -> None:
         """Set the group's offset; the group must have no active members."""
         where = TopicPartition(self._kafka.topic, partition)
-        try:
+        async with _answering():
             await self._consumer.commit({where: OffsetAndMetadata(offset, "")})
-        except KafkaError as error:
-            raise errors.ServiceUnavailable(service="Kafka", why=f"the commit was refused: {error}") from error
 
 
-def _within(offset: int, ours: PartitionOffsets) -> int:
+@contextlib.asynccontextmanager
+async def _answering() -> AsyncIterator[None]:
+    """Translate what Kafka refuses, or does not answer in time."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise errors.ServiceUnavailable(service="Kafka", why=f"no answer within {ANSWER_SECONDS:g} s") from error
+    except KafkaError as error:
+        raise errors.ServiceUnavailable(service="Kafka", why=str(error) or type(error).__name__) from error
+
+
+def _within(digits: str, ours: PartitionOffsets) -> int:
+    # Compared by length first: Python refuses to read a number of thousands of digits.
+    offset = int(digits) if len(digits) <= _OFFSET_DIGITS else -1
     if not ours.begin <= offset <= ours.end:
-        raise ValueError(f"offset {offset} is not between {ours.begin} and {ours.end}, where the log begins and ends")
+        raise ValueError(f"offset {digits} is not between {ours.begin} and {ours.end}, where the log begins and ends")
     return offset
+
+
+def _milliseconds(to: str) -> int:
+    try:
+        moment = start_point(to)
+    except ValueError as error:
+        raise ValueError(f"{to!r} is neither earliest, latest, an offset nor a time: {error}") from error
+    assert isinstance(moment, dt.datetime)
+    # Before the epoch Kafka's numbers have other meanings.
+    return max(0, int(moment.timestamp() * 1000))

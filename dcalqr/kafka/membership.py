@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Collection, Mapping
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
@@ -21,6 +21,7 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
 from dcalqr import log
 from dcalqr.config import Kafka
 from dcalqr.kafka import settings
+from dcalqr.kafka.contract import Groups, Receiver
 from dcalqr.kafka.offsets import OffsetTracker
 
 POLL_SECONDS = 0.2
@@ -31,21 +32,6 @@ COMMIT_SECONDS = 10.0
 STOP_SECONDS = 10.0
 # No fetch answer for so long: it has gone silent.
 SILENCE_SECONDS = 300.0
-
-
-class Receiver(Protocol):
-    """Takes tracked batches and says whether there is room for more."""
-
-    def receive(self, records: Sequence[ConsumerRecord], tracker: OffsetTracker) -> None: ...
-    def is_full(self) -> bool: ...
-    def has_room(self) -> bool: ...
-
-
-class Groups(Protocol):
-    """Remembers which groups had offsets."""
-
-    def group_seen(self, group: str, topic: str) -> bool: ...
-    def remember_group(self, group: str, topic: str) -> None: ...
 
 
 class Broken(Exception):
@@ -139,16 +125,22 @@ class Membership:
         """Track and hand on what was polled, without suspending."""
         for partition, records in batches.items():
             tracker, position = self._trackers.get(partition), self._position(partition)
-            if (
-                tracker is None
-                or position is None
-                or not tracker.position <= records[0].offset <= records[-1].offset < position
-            ):
+            if tracker is None or position is None or records[-1].offset >= position:
                 # Of an older assignment: whoever has the partition now reads it again from the committed offset.
                 self.stale_batches += 1
                 continue
+            if records[0].offset < tracker.position:
+                raise Broken(f"{partition} went back from {tracker.position} to {records[0].offset}")
             tracker.track([record.offset for record in records], position)
             self._receiver.receive(records, tracker)
+        self._pass_gaps(batches.keys())
+
+    def _pass_gaps(self, taken: Collection[TopicPartition]) -> None:
+        """Follow positions that moved without records: over transaction markers and aborted records at the end."""
+        for partition, tracker in self._trackers.items():
+            position = self._position(partition) if partition not in taken else None
+            if position is not None and position > tracker.position:
+                tracker.track((), position)
 
     def _position(self, partition: TopicPartition) -> int | None:
         """Read a position without suspending; None when the assignment is not valid just now."""

@@ -1,4 +1,4 @@
-"""One TransferReport per settled matched delivery, handed to any number of sinks. Nothing here can slow or stop a copy."""
+"""One TransferReport per settled matched delivery, for any number of sinks. Nothing here can slow or stop a copy."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ CANCEL_SECONDS = 1.0
 
 
 class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How one delivery ended. Times are seconds since the epoch, durations seconds, sizes bytes, rates Mbit/s (decimal).
+    """How one delivery ended. Times are seconds since the epoch, sizes bytes.
 
-    `rate_mbit_per_s` is that of the body; the phases are those of the last attempt. `replay` is the replay's id, empty
-    for a delivery from Kafka. `extra` holds what a Task reported that has no field here.
+    Durations are seconds, rates decimal Mbit/s. `rate_mbit_per_s` is that of the body; the phases are those of the last
+    attempt. `replay` is the replay's id, empty for a delivery from Kafka. `extra` holds what a Task reported that has
+    no field here.
     """
 
     time: float
@@ -60,7 +61,7 @@ class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
     sync_seconds: float | None = None
     publish_seconds: float | None = None
     total_seconds: float
-    extra: dict[str, Fact] = {}  # noqa: RUF012 - msgspec copies it
+    extra: dict[str, Fact] = {}
 
 
 class Sink(Protocol):

@@ -3,42 +3,32 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
-import ipaddress
 import math
 import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-Key: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-
-DAY = dt.timedelta(days=1)
-# RFC 3820, 3.8: the extension that makes a certificate a proxy.
-PROXY_CERT_INFO = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14")
-# Its value, DER of SEQUENCE { SEQUENCE { OID } }: the policy "inherit all" (RFC 3820, 3.8.2) and Globus' "limited".
-INHERIT_ALL = bytes.fromhex("300c300a06082b06010505071501")
-LIMITED = bytes.fromhex("300f300d060b2b060104019b5001010109")
-# DER contents of the two attribute types that our names use: 0.9.2342.19200300.100.1.25 and 2.5.4.3.
-NAME_OIDS = {
-    NameOID.DOMAIN_COMPONENT: bytes.fromhex("0992268993f22c640119"),
-    NameOID.COMMON_NAME: bytes.fromhex("550403"),
-}
-ORGANIZATION = "/DC=org/DC=dcalqr-test"
-
-
-class Owner(NamedTuple):
-    """A certificate and its key: what it takes to sign."""
-
-    certificate: x509.Certificate
-    key: Key
+from dcalqr.testing.certificates import (
+    DAY,
+    LIMITED,
+    Key,
+    Owner,
+    authority,
+    certificate_pem,
+    issue,
+    issue_crl,
+    issue_proxy,
+    key_pem,
+    present,
+    signing_policy,
+    subject_hash,
+)
 
 
 @dataclass(frozen=True)
@@ -101,8 +91,8 @@ class Pki:
         nanoseconds since the epoch; `Door.accept_only_after` compares it.
         """
         user = Owner(_certificate(self.user_certificate), _key(self.user_key))
-        end = _now() + dt.timedelta(seconds=math.ceil(lifetime_seconds + time.time() % 1))
-        return _write_owner(path, _proxy(user, end=end), user.certificate)
+        end = present() + dt.timedelta(seconds=math.ceil(lifetime_seconds + time.time() % 1))
+        return _write_owner(path, issue_proxy(user, end=end), user.certificate)
 
     def write_crl(self, revoked: Iterable[Path] = (), next_update: dt.datetime | None = None) -> Path:
         """Replace the CRL in `certificates`.
@@ -116,7 +106,8 @@ class Pki:
         """
         issuer = Owner(_certificate(self.ca), _key(_key_path(self.ca)))
         path = self.certificates / f"{subject_hash(issuer.certificate.subject)}.r0"
-        return _write(path, _crl(issuer, revoked, next_update or _now() + 30 * DAY), 0o644)
+        certificates = [each for file in revoked for each in x509.load_pem_x509_certificates(file.read_bytes())]
+        return _write(path, issue_crl(issuer, certificates, next_update or present() + 30 * DAY), 0o644)
 
 
 def make_pki(folder: Path, *, use_rsa: bool = False) -> Pki:
@@ -138,36 +129,11 @@ def make_pki(folder: Path, *, use_rsa: bool = False) -> Pki:
     revoked_user = _make_users(pki, ca, unknown)
     pki.certificates.mkdir(exist_ok=True)
     name = subject_hash(ca.certificate.subject)
-    _write(pki.certificates / f"{name}.0", _pem(ca.certificate), 0o644)
-    _write(pki.certificates / f"{name}.signing_policy", _signing_policy(), 0o644)
+    _write(pki.certificates / f"{name}.0", certificate_pem(ca.certificate), 0o644)
+    _write(pki.certificates / f"{name}.signing_policy", signing_policy(), 0o644)
     crl = pki.write_crl([pki.host_revoked, revoked_user])
     _write(pki.crl, crl.read_bytes(), 0o644)
     return pki
-
-
-def subject_hash(name: x509.Name) -> str:
-    """Give the 8 hex digits under which OpenSSL looks a CA up in a directory (`openssl x509 -hash`).
-
-    SHA-1 over the canonical form: each attribute as a UTF8String in lower case with single blanks, without the
-    outer SEQUENCE; the first four bytes, little-endian. Good for ASCII names of domain components and common names.
-
-    Raises
-    ------
-    KeyError
-        The name has an attribute of another type.
-    """
-    digest = hashlib.sha1(b"".join(_canonical(part) for part in name), usedforsecurity=False).digest()
-    return f"{int.from_bytes(digest[:4], 'little'):08x}"
-
-
-def _canonical(part: x509.NameAttribute[str | bytes]) -> bytes:
-    text = " ".join(str(part.value).lower().split()).encode()
-    return _der(0x31, _der(0x30, _der(0x06, NAME_OIDS[part.oid]) + _der(0x0C, text)))
-
-
-def _der(tag: int, body: bytes) -> bytes:
-    assert len(body) < 128, "short form only: our names are short"
-    return bytes((tag, len(body))) + body
 
 
 def _paths(folder: Path) -> Pki:
@@ -185,170 +151,42 @@ def _paths(folder: Path) -> Pki:
 
 
 def _make_hosts(pki: Pki, ca: Owner, unknown: Owner) -> None:
-    now = _now()
-    good = _issue(ca, "localhost", server="localhost")
+    now = present()
+    good = issue(ca, "localhost", server="localhost")
     _write_owner(pki.host, good)
-    _write(pki.host_certificate, _pem(good.certificate), 0o644)
-    _write(pki.host_key, _key_pem(good.key), 0o600)
-    _write_owner(pki.host_wrong_name, _issue(ca, "elsewhere.example", server="elsewhere.example"))
-    _write_owner(pki.host_revoked, _issue(ca, "localhost", server="localhost"))
-    _write_owner(pki.host_expired, _issue(ca, "localhost", server="localhost", start=now - 30 * DAY, end=now - DAY))
-    _write_owner(pki.host_unknown_ca, _issue(unknown, "localhost", server="localhost"))
+    _write(pki.host_certificate, certificate_pem(good.certificate), 0o644)
+    _write(pki.host_key, key_pem(good.key), 0o600)
+    _write_owner(pki.host_wrong_name, issue(ca, "elsewhere.example", server="elsewhere.example"))
+    _write_owner(pki.host_revoked, issue(ca, "localhost", server="localhost"))
+    _write_owner(pki.host_expired, issue(ca, "localhost", server="localhost", start=now - 30 * DAY, end=now - DAY))
+    _write_owner(pki.host_unknown_ca, issue(unknown, "localhost", server="localhost"))
 
 
 def _make_users(pki: Pki, ca: Owner, unknown: Owner) -> Path:
-    now = _now()
-    user = _issue(ca, "Test User")
-    _write(pki.user_certificate, _pem(user.certificate), 0o644)
-    _write(pki.user_key, _key_pem(user.key), 0o600)
-    good = _proxy(user)
+    now = present()
+    user = issue(ca, "Test User")
+    _write(pki.user_certificate, certificate_pem(user.certificate), 0o644)
+    _write(pki.user_key, key_pem(user.key), 0o600)
+    good = issue_proxy(user)
     _write_owner(pki.proxy, good, user.certificate)
-    _write_owner(pki.proxy_limited, _proxy(user, policy=LIMITED), user.certificate)
-    _write_owner(pki.proxy_expired, _proxy(user, start=now - 2 * DAY, end=now - DAY), user.certificate)
+    _write_owner(pki.proxy_limited, issue_proxy(user, policy=LIMITED), user.certificate)
+    _write_owner(pki.proxy_expired, issue_proxy(user, start=now - 2 * DAY, end=now - DAY), user.certificate)
     # Long enough for a slow test to begin with it, short enough to wait for.
     pki.new_proxy(pki.proxy_short, lifetime_seconds=30)
-    stranger = _issue(unknown, "Foreign User")
-    _write_owner(pki.proxy_unknown_ca, _proxy(stranger), stranger.certificate)
-    revoked = _issue(ca, "Revoked User")
-    _write_owner(pki.proxy_revoked, _proxy(revoked), revoked.certificate)
+    stranger = issue(unknown, "Foreign User")
+    _write_owner(pki.proxy_unknown_ca, issue_proxy(stranger), stranger.certificate)
+    revoked = issue(ca, "Revoked User")
+    _write_owner(pki.proxy_revoked, issue_proxy(revoked), revoked.certificate)
     _write_owner(pki.proxy_no_chain, good)
-    _write(pki.proxy_broken, _pem(good.certificate)[:400] + b"\n", 0o600)
+    _write(pki.proxy_broken, certificate_pem(good.certificate)[:400] + b"\n", 0o600)
     return pki.proxy_revoked
 
 
 def _authority(path: Path, common_name: str, *, use_rsa: bool) -> Owner:
-    key = _new_key(use_rsa=use_rsa)
-    subject = _name(common_name)
-    builder = (
-        _builder(subject, subject, key, _now() - DAY, _now() + 3650 * DAY)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(_usage(sign_certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-    owner = Owner(builder.sign(key, hashes.SHA256()), key)
-    _write(path, _pem(owner.certificate), 0o644)
-    _write(_key_path(path), _key_pem(key), 0o600)
+    owner = authority(common_name, use_rsa=use_rsa)
+    _write(path, certificate_pem(owner.certificate), 0o644)
+    _write(_key_path(path), key_pem(owner.key), 0o600)
     return owner
-
-
-def _issue(
-    issuer: Owner,
-    common_name: str,
-    *,
-    server: str = "",
-    start: dt.datetime | None = None,
-    end: dt.datetime | None = None,
-) -> Owner:
-    """Issue an end entity's certificate; `server` names the host it is for, empty: it is a user's."""
-    key = _new_key(use_rsa=isinstance(issuer.key, rsa.RSAPrivateKey))
-    purposes = [ExtendedKeyUsageOID.CLIENT_AUTH, *([ExtendedKeyUsageOID.SERVER_AUTH] if server else [])]
-    issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
-    subject = _name(common_name)
-    builder = (
-        _builder(subject, issuer.certificate.subject, key, start or _now() - DAY, end or _now() + 365 * DAY)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(issuer_key, critical=False)
-    )
-    if server:
-        builder = builder.add_extension(_host_names(server), critical=False)
-    return Owner(builder.sign(issuer.key, hashes.SHA256()), key)
-
-
-def _proxy(
-    user: Owner, *, policy: bytes = INHERIT_ALL, start: dt.datetime | None = None, end: dt.datetime | None = None
-) -> Owner:
-    """Issue a proxy as RFC 3820 has it: the user signs, the subject is the user's and one more common name."""
-    key = _new_key(use_rsa=isinstance(user.key, rsa.RSAPrivateKey))
-    serial = time.time_ns()
-    subject = x509.Name([*user.certificate.subject, x509.NameAttribute(NameOID.COMMON_NAME, str(serial))])
-    now = _now()
-    builder = (
-        # Five minutes back, as the grid's tools do for the sake of clocks that are slow.
-        _builder(subject, user.certificate.subject, key, start or now - DAY / 288, end or now + DAY / 2, serial)
-        .add_extension(_usage(), critical=True)
-        .add_extension(x509.UnrecognizedExtension(PROXY_CERT_INFO, policy), critical=True)
-    )
-    return Owner(builder.sign(user.key, hashes.SHA256()), key)
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: Key, start: dt.datetime, end: dt.datetime, serial: int | None = None
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(serial or x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(end)
-    )
-
-
-def _crl(issuer: Owner, revoked: Iterable[Path], next_update: dt.datetime) -> bytes:
-    issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
-    # Ten days: before any `next_update` of a test, and before `now`.
-    made = min(_now(), next_update) - 10 * DAY
-    builder = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(issuer.certificate.subject)
-        .last_update(made)
-        .next_update(next_update)
-        .add_extension(x509.CRLNumber(time.time_ns()), critical=False)
-        .add_extension(issuer_key, critical=False)
-    )
-    for path in revoked:
-        for certificate in x509.load_pem_x509_certificates(path.read_bytes()):
-            if certificate.issuer == issuer.certificate.subject:
-                builder = builder.add_revoked_certificate(_revoked(certificate.serial_number, made))
-    return builder.sign(issuer.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-
-def _revoked(serial: int, date: dt.datetime) -> x509.RevokedCertificate:
-    return x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(date).build()
-
-
-def _usage(*, sign_certificates: bool = False) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not sign_certificates,
-        content_commitment=False,
-        key_encipherment=not sign_certificates,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=sign_certificates,
-        crl_sign=sign_certificates,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _host_names(host: str) -> x509.SubjectAlternativeName:
-    names: list[x509.GeneralName] = [x509.DNSName(host)]
-    if host == "localhost":
-        names += [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::1")]
-    return x509.SubjectAlternativeName(names)
-
-
-def _name(common_name: str) -> x509.Name:
-    parts = [x509.NameAttribute(NameOID.DOMAIN_COMPONENT, part) for part in ("org", "dcalqr-test")]
-    return x509.Name([*parts, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-
-
-def _signing_policy() -> bytes:
-    return (
-        f"access_id_CA   X509    '{ORGANIZATION}/CN=dcalqr test CA'\n"
-        f"pos_rights     globus  CA:sign\n"
-        f"cond_subjects  globus  '\"{ORGANIZATION}/*\"'\n"
-    ).encode()
-
-
-def _new_key(*, use_rsa: bool) -> Key:
-    if use_rsa:
-        return rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    return ec.generate_private_key(ec.SECP256R1())
 
 
 def _key_path(certificate: Path) -> Path:
@@ -365,19 +203,11 @@ def _key(path: Path) -> Key:
     return key
 
 
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _key_pem(key: Key) -> bytes:
-    # The old form: every grid library reads it.
-    form = serialization.PrivateFormat.TraditionalOpenSSL
-    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-
-
 def _write_owner(path: Path, owner: Owner, *chain: x509.Certificate) -> Path:
     """Write certificate, key and chain into one file: the order in which grid tools write a proxy."""
-    return _write(path, _pem(owner.certificate) + _key_pem(owner.key) + b"".join(map(_pem, chain)), 0o600)
+    return _write(
+        path, certificate_pem(owner.certificate) + key_pem(owner.key) + b"".join(map(certificate_pem, chain)), 0o600
+    )
 
 
 def _write(path: Path, content: bytes, mode: int) -> Path:
@@ -388,8 +218,3 @@ def _write(path: Path, content: bytes, mode: int) -> Path:
         os.fchmod(descriptor, mode)
         file.write(content)
     return beside.rename(path)
-
-
-def _now() -> dt.datetime:
-    """Give the present second, the last one that has begun: certificates know no fractions."""
-    return dt.datetime.now(dt.UTC).replace(microsecond=0)

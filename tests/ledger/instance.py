@@ -34,14 +34,15 @@ def main() -> None:
 
 def _commit_highest_done() -> None:
     """Commit what is behind the highest offset that is done, whatever is open below it."""
-    close, highest = OffsetTracker.close, dict[OffsetTracker, int]()
+    close, true_mark = OffsetTracker.close, OffsetTracker.mark
+    highest: dict[OffsetTracker, int] = {}
 
     def noted(self: OffsetTracker, offset: int) -> None:
         close(self, offset)
         highest[self] = max(offset + 1, highest.get(self, 0))
 
     def mark(self: OffsetTracker) -> int:
-        return highest.get(self, self.position if not len(self) else 0)
+        return max(highest.get(self, 0), true_mark(self))
 
     OffsetTracker.close, OffsetTracker.mark = noted, mark  # type: ignore[method-assign]
 
@@ -55,9 +56,19 @@ def _keep_parts() -> None:
     landing.sweep = sweep
 
 
+def _publish_over() -> None:
+    """Give a part its final name whatever stands there by now."""
+
+    def rename(self: landing.Part, fd: int) -> None:
+        os.rename(self._order.part_name, self._order.final_name, src_dir_fd=fd, dst_dir_fd=fd)
+
+    landing.Part._rename = rename  # type: ignore[method-assign]
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "highest-done": _commit_highest_done,
     "keep-parts": _keep_parts,
+    "publish-over": _publish_over,
 }
 
 

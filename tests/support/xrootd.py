@@ -14,7 +14,8 @@ import string
 from pathlib import Path
 from typing import Self
 
-from dcalqr.testing.pki import ORGANIZATION, Pki
+from dcalqr.testing.certificates import ORGANIZATION
+from dcalqr.testing.pki import Pki
 from tests.support.ports import free_ports
 from tests.support.process import ServerProcess, require
 

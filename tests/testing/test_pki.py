@@ -10,7 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from dcalqr.testing.pki import Pki, make_pki, subject_hash
+from dcalqr.testing.certificates import subject_hash
+from dcalqr.testing.pki import Pki, make_pki
 
 SECRET = ("host.pem", "hostkey.pem", "userkey.pem", "ca.key", "unknown-ca.key", "proxy.pem", "proxy-broken.pem")
 
