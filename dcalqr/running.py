@@ -21,6 +21,11 @@ class Running:
     phase: str = "queued"
     received_bytes: int = 0
 
+    @property
+    def missing_bytes(self) -> int:
+        """What this order will still write; one that waits for its slot has claimed nothing yet."""
+        return 0 if self.phase == "queued" else max(0, (self.size_bytes or 0) - self.received_bytes)
+
 
 class Watch:
     """Follows one order: a `Watcher` for the copier, log lines for people."""

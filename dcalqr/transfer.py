@@ -1,6 +1,4 @@
-"""The bundled Task: one file copied from the door to its destination. One try = plan + one order (or two, if the door
-surprises); the dispatcher decides about all further tries.
-"""
+"""The bundled Task: one file copied from the door to its destination; the dispatcher decides about further tries."""
 
 from __future__ import annotations
 
@@ -77,7 +75,6 @@ class Transfer:
         self._threads = threads
         self._places = Places(config.dcache.url, config.dcache.root, config.dcache.folder)
         self._instance8 = paths.instance8(instance)
-        self._reserved_bytes = 0
         self._deadlines = Deadlines(
             door_seconds=config.dcache.doorseconds,
             connect_seconds=CONNECT_SECONDS,
@@ -151,11 +148,7 @@ class Transfer:
 
     async def _plan(self, event: StorageEvent, context: TaskContext) -> Plan:
         place = self._places.of(event.path)
-        await self._blocking(self._destination.check)
-        await self._check_room(event.size_bytes or 0)
-        existing = await self._blocking(standing.look, self._destination.root_fd, place.directory, place.name)
-        if existing is not None and not existing.is_file:
-            raise errors.NotAFile(what="exists and is no regular file")
+        existing = await self._blocking(self._survey, place, event.size_bytes or 0)
         plan = Plan(place, existing, None)
         must_look = event.staged or existing is not None or len(context.versions) > 1 or "look" in context.memory
         if not must_look or self._is_ours(plan, event, context):
@@ -165,13 +158,20 @@ class Transfer:
             return Plan(place, existing, shown, self._late(event, context))
         return plan._replace(shown=shown)
 
-    async def _check_room(self, size_bytes: int) -> None:
-        """Wait apart, rather than hold everything, when only this file is too large for what is free."""
+    def _survey(self, place: Place, size_bytes: int) -> standing.Existing | None:
+        """Look at the destination: is it usable, has it room, what stands there. Blocking, one hop to a thread."""
+        destination = self._destination
+        destination.check()
+        size_bytes += sum(running.missing_bytes for running in list(self.running.values()))
         try:
-            await self._blocking(self._destination.check, size_bytes + self._reserved_bytes)
+            destination.check(size_bytes)
         except errors.NoSpace as error:
-            free = self._destination.free_bytes
-            raise errors.NoRoom(needed_bytes=size_bytes + self._reserved_bytes, free_bytes=free) from error
+            # Wait apart, rather than hold everything, when only this file is too large for what is free.
+            raise errors.NoRoom(needed_bytes=size_bytes, free_bytes=destination.free_bytes) from error
+        existing = standing.look(destination.root_fd, place.directory, place.name)
+        if existing is not None and not existing.is_file:
+            raise errors.NotAFile(what="exists and is no regular file")
+        return existing
 
     # --- who is who -----------------------------------------------------------------------------------------------
 
@@ -253,17 +253,15 @@ class Transfer:
 
     async def _copy(self, plan: Plan, event: StorageEvent, context: TaskContext, *, require: bool) -> Outcome:
         order = self._order(plan, event, require=require)
+        context.say("CURRENTLY_RUNNING", running=len(self.running), path=event.path)
         context.say("COPY_INIT", part=order.part_name, path=event.path, order=order.order_id[:8])
         live = Running(event.path, order.part_name, order.size_bytes, time.monotonic())
-        size_bytes = order.size_bytes or 0
         self.running[order.order_id] = live
-        self._reserved_bytes += size_bytes
         self._state.part_opened(order.directory)
         try:
             landed = await self._copier.copy(order, Watch(live, order, context.say))
         finally:
             self._state.part_closed(order.directory)
-            self._reserved_bytes -= size_bytes
             del self.running[order.order_id]
         report_landed(landed, order, context)
         found = self._found(plan.shown, event, context)
