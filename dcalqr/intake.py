@@ -18,7 +18,7 @@ from dcalqr.dispatcher import Dispatcher
 from dcalqr.kafka.offsets import OffsetTracker
 from dcalqr.local.failures import UnreadableFile
 from dcalqr.metrics.counters import Counters
-from dcalqr.model import LOOK_NOW, MATCH, Delivery, Origin, Settled, Skip, StorageEvent, Verdict
+from dcalqr.model import KNOWN_FORM, LOOK_NOW, MATCH, Delivery, Origin, Settled, Skip, StorageEvent, Verdict
 from dcalqr.plugins import Filter
 from dcalqr.rows import ROW_RETRY_SECONDS, failed_row, write_row
 
@@ -73,6 +73,7 @@ class Intake:
         self._log = log.get()
         self._appends: set[asyncio.Task[None]] = set()
         self._broken = 0
+        self._forms = {KNOWN_FORM}
         self._uploads: deque[bool] = deque(maxlen=WATCHED_UPLOADS)
         self._bad_uploads = 0
         self._sampled_at: dict[str, float] = {}
@@ -107,6 +108,7 @@ class Intake:
         assert isinstance(event, StorageEvent)
         verdict = self._judge(event, record, tracker)
         if verdict is MATCH:
+            self._look_at_oddities(event)
             self._counters.events["match", ""] += 1
             self._watch(good=True)
             self.last_event_at = event.date
@@ -116,6 +118,14 @@ class Intake:
             self._dispatcher.look_now(event)
             tracker.close(record.offset)
         return verdict if isinstance(verdict, Skip) else None
+
+    def _look_at_oddities(self, event: StorageEvent) -> None:
+        """Take note of what is accepted although it is not as it was in all years."""
+        if event.date is None:
+            self._counters.events["undated", ""] += 1
+        if event.form not in self._forms:
+            self._forms.add(event.form)
+            self._log.warning("UNKNOWN_FORM", form=event.form, message="a message form we do not know is read as 1.0")
 
     def _judge(self, event: StorageEvent, record: Record, tracker: OffsetTracker) -> Verdict | None:
         """Ask the filter; one that raises costs a row, not the daemon, unless it always does."""

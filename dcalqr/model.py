@@ -10,6 +10,10 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 
+# The only `VERSION` that dCache has written since 2018.
+KNOWN_FORM = "1.0"
+
+
 class StorageEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What dCache published about one operation on one file.
 
@@ -33,6 +37,8 @@ class StorageEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         `status.code`; 0 is success.
     write, p2p
         Of a transfer: towards the pool; between pools.
+    form
+        dCache's `VERSION` of the message; "1.0" since 2018.
     """
 
     kind: str
@@ -46,6 +52,7 @@ class StorageEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     code: int
     write: bool
     p2p: bool
+    form: str = KNOWN_FORM
 
     @property
     def staged(self) -> bool:

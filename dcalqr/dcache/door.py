@@ -6,9 +6,10 @@ HEAD tells whether a path is visible, its size, its Adler32 and, by the ETag's p
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import httpx
 
 from dcalqr import checksum, errors
 from dcalqr.dcache import tls
-from dcalqr.dcache.fetch import Origin, door_refusal, retry_after_seconds
+from dcalqr.dcache.fetch import Origin, door_refusal, length_of, retry_after_seconds
 
 # Doors since 11.2 allow one client about 250 requests a second, and the GETs need their share.
 HEADS_PER_SECOND = 100.0
@@ -32,6 +33,15 @@ class DoorFile(NamedTuple):
     size_bytes: int | None
     adler32: int | None
     pnfsid: str
+
+
+class _Client:
+    """An httpx client of one credential generation, and how many requests use it."""
+
+    def __init__(self, http: httpx.AsyncClient, trust: tls.Trust) -> None:
+        self.http = http
+        self.trust = trust
+        self.users = 0
 
 
 class Door:
@@ -56,8 +66,7 @@ class Door:
         self._origin = Origin.of(url)
         self._trust = trust
         self._transport = transport or _stock_transport
-        self._client: httpx.AsyncClient | None = None
-        self._generation = 0
+        self._client: _Client | None = None
         self._next_at = 0.0
 
     async def head(self, url: str) -> DoorFile:
@@ -82,15 +91,13 @@ class Door:
     async def _send(self, url: str) -> httpx.Response:
         await self._pace()
         host = f"{self._origin.host}:{self._origin.port}"
+        target = url.split("://", 1)[1].partition("/")[2]
         try:
-            client = self._present_client()
-            target = url.split("://", 1)[1].partition("/")[2]
-            return await client.request(
-                "HEAD", f"https://{_netloc(self._origin)}/", extensions={"target": f"/{target}".encode("ascii")}
-            )
+            async with self._lent() as client:
+                return await client.http.request(
+                    "HEAD", f"https://{_netloc(self._origin)}/", extensions={"target": f"/{target}".encode("ascii")}
+                )
         except httpx.PoolTimeout as error:
-            # The pool may be out of order (httpcore#1093); the next request gets a new one.
-            self._generation = 0
             raise errors.DoorTimeout(seconds=HEAD_SECONDS) from error
         except httpx.ConnectError as error:
             raise self._connect_trouble(error, host) from error
@@ -98,7 +105,7 @@ class Door:
             raise errors.Unreachable(host=host, why=f"no connection within {CONNECT_SECONDS:g} s") from error
         except httpx.TimeoutException as error:
             raise errors.DoorTimeout(seconds=HEAD_SECONDS) from error
-        except (httpx.TransportError, OSError) as error:
+        except (httpx.HTTPError, OSError) as error:
             cause = _tls_cause(error)
             if cause is not None and tls.blames_us(cause):
                 raise errors.CredentialRefused(why=f"TLS alert {cause.reason} from {host}") from error
@@ -112,21 +119,47 @@ class Door:
             return errors.CredentialRefused(why=f"TLS alert {cause.reason} from {host}")
         return errors.Unreachable(host=host, why=tls.handshake_trouble(cause, self._trust().capath))
 
-    def _present_client(self) -> httpx.AsyncClient:
-        trust = self._trust()
-        if self._client is None or trust.generation != self._generation:
-            old = self._client
-            self._client = httpx.AsyncClient(
-                transport=self._transport(tls.door_context(trust)),
-                timeout=httpx.Timeout(HEAD_SECONDS, connect=CONNECT_SECONDS),
-                headers={"Want-Digest": "adler32", "Accept-Encoding": "identity", "User-Agent": "dcalqr"},
-                cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
-                trust_env=False,
-            )
-            self._generation = trust.generation
-            if old is not None:
-                self._closing = asyncio.create_task(_close_later(old), name="close-old-door-client")
-        return self._client
+    @contextlib.asynccontextmanager
+    async def _lent(self) -> AsyncIterator[_Client]:
+        """Lend the present client; one of an older generation is closed by its last user."""
+        client = await self._present_client()
+        client.users += 1
+        try:
+            yield client
+        except httpx.PoolTimeout:
+            # The pool may be out of order (httpcore#1093): the next request gets a new one.
+            if client is self._client:
+                self._client = None
+            raise
+        finally:
+            client.users -= 1
+            if client is not self._client and not client.users:
+                await client.http.aclose()
+
+    async def _present_client(self) -> _Client:
+        trust, old = self._trust(), self._client
+        if old is not None and old.trust.generation == trust.generation:
+            return old
+        try:
+            fresh = self._made(trust)
+        except errors.CredentialRefused:
+            if old is None:
+                raise
+            return old  # a failed load keeps the old generation
+        self._client = fresh
+        if old is not None and not old.users:
+            await old.http.aclose()
+        return fresh
+
+    def _made(self, trust: tls.Trust) -> _Client:
+        http = httpx.AsyncClient(
+            transport=self._transport(tls.door_context(trust)),
+            timeout=httpx.Timeout(HEAD_SECONDS, connect=CONNECT_SECONDS),
+            headers={"Want-Digest": "adler32", "Accept-Encoding": "identity", "User-Agent": "dcalqr"},
+            cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
+            trust_env=False,
+        )
+        return _Client(http, trust)
 
     async def _pace(self) -> None:
         now = time.monotonic()
@@ -136,19 +169,15 @@ class Door:
             await asyncio.sleep(at - now)
 
     async def aclose(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
+        """Close the client; requests under way end as `ConnectionLost`."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.http.aclose()
 
 
 def _stock_transport(context: ssl.SSLContext) -> httpx.AsyncBaseTransport:
     limits = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS, keepalive_expiry=20.0)
     return httpx.AsyncHTTPTransport(verify=context, limits=limits, trust_env=False)
-
-
-async def _close_later(client: httpx.AsyncClient) -> None:
-    """Close the client of an older generation when its last request has had its time."""
-    await asyncio.sleep(HEAD_SECONDS)
-    await client.aclose()
 
 
 def _netloc(origin: Origin) -> str:
@@ -167,10 +196,9 @@ def _tls_cause(error: BaseException) -> ssl.SSLError | None:
 
 
 def _shown(response: httpx.Response) -> DoorFile:
-    length = response.headers.get("content-length", "")
     digest = checksum.parse_digest(response.headers.get("digest", ""))
     return DoorFile(
-        size_bytes=int(length) if length.isascii() and length.isdigit() else None,
+        size_bytes=length_of(response.headers.get("content-length", "")),
         adler32=digest,
         pnfsid=pnfsid_of(response.headers.get("etag", "")),
     )

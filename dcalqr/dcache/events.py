@@ -7,7 +7,7 @@ or a remove only says "look now": one that is malformed says nothing, and is ski
 
 Decided here, where dCache's own forms leave it open:
 
-* `VERSION` has been "1.0" since 2018 and tells nothing: any value is accepted if the fields fit.
+* `VERSION` has been "1.0" since 2018 and tells nothing: any value is accepted if the fields fit; the event bears it.
 * Repeated slashes are made one, in `path` and `transfer_path` alike, so that they still tell a staged upload.
 * Nothing is resolved: a path is ours if it *begins* with the folder's components. One that begins with them and has `.`
   or `..` in it is unreadable; one that would only lead into the folder that way is not ours.
@@ -24,7 +24,18 @@ from typing import Final
 import msgspec
 
 from dcalqr.dcache.dates import parse_date
-from dcalqr.dcache.fields import Fields, check_path, code_of, decoded, pnfsid_of, shown, size_of, text_of, unreadable
+from dcalqr.dcache.fields import (
+    Fields,
+    check_path,
+    code_of,
+    form_of,
+    decoded,
+    pnfsid_of,
+    shown,
+    size_of,
+    text_of,
+    unreadable,
+)
 from dcalqr.dcache.uploads import (
     SKIP_DIRECTION,
     SKIP_FAILED_UPLOAD,
@@ -231,4 +242,5 @@ def _event(kind: str, fields: Fields, path: str) -> StorageEvent:
         code=code,
         write=kind == "transfer",
         p2p=False,
+        form=form_of(fields),
     )

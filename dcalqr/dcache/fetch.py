@@ -7,8 +7,11 @@ holds a mover.
 
 from __future__ import annotations
 
+import errno
 import http.client
+import re
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -25,6 +28,12 @@ from dcalqr.orders import CopyOrder, Progress, Stop
 MOST_REDIRECTS = 5
 # More than a redirect's page of text; a larger one is cheaper to cut off.
 MOST_DRAINED_BYTES = 64 * 1024
+# Larger than any file, and short enough for `int` whatever a server writes.
+_MOST_DIGITS = 18
+_NO_FILE_HANDLES = {errno.EMFILE, errno.ENFILE}
+# Of a server's words, enough to tell what went wrong.
+_MOST_QUOTED = 200
+_PRINTABLE = re.compile(r"[!-~]+")
 _REDIRECTS = {301, 302, 303, 307, 308}
 _HEADERS = {"Want-Digest": "adler32", "Accept-Encoding": "identity", "Accept": "*/*", "User-Agent": "dcalqr"}
 
@@ -38,10 +47,16 @@ class Origin(NamedTuple):
 
     @classmethod
     def of(cls, url: str) -> Origin:
-        """Raises ValueError for a URL without a usable host or port."""
+        """Raises ValueError for a URL that is not printable ASCII, or without a usable host or port."""
+        if not _PRINTABLE.fullmatch(url):
+            raise ValueError("not a URL: empty, or not printable ASCII")
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
             raise ValueError(f"not an http(s) URL of a plain host: {parts.scheme}://{parts.hostname}")
+        try:
+            httpx.URL(f"{parts.scheme}://{parts.netloc}/")
+        except httpx.InvalidURL as error:
+            raise ValueError(str(error)) from error
         return cls(parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
 
 
@@ -112,25 +127,30 @@ def _follow(doors: Doors, order: CopyOrder, stop: Stop, progress: Progress) -> h
             return response
         try:
             url = _redirected(url, response, order)
-            _drain(response)
+            _drain(response, order.deadlines.stall_seconds)
         finally:
             response.close()
     raise errors.RedirectRefused(target=Origin.of(url).host, why=f"more than {MOST_REDIRECTS} redirects")
 
 
-def _drain(response: httpx.Response) -> None:
-    """Read a redirect's short body, so that the connection to the door can be kept."""
-    length = response.headers.get("content-length", "")
-    if length.isdigit() and int(length) <= MOST_DRAINED_BYTES:
-        with suppress(OSError, http.client.HTTPException, httpx.HTTPError):
-            response.read()
+def _drain(response: httpx.Response, seconds: float) -> None:
+    """Read a redirect's short body, for a while, so that the connection to the door can be kept."""
+    size_bytes = length_of(response.headers.get("content-length", ""))
+    if size_bytes is None or size_bytes > MOST_DRAINED_BYTES:
+        return
+    until = time.monotonic() + seconds
+    with suppress(OSError, http.client.HTTPException, httpx.HTTPError):
+        for _ in response.iter_raw():
+            if time.monotonic() > until:
+                return
 
 
 def _redirected(url: str, response: httpx.Response, order: CopyOrder) -> str:
     location: str = response.headers.get("location", "")
-    target = urljoin(url, location)
     try:
-        origin = Origin.of(target)
+        # Not even `urljoin` may touch an absolute one: it drops a `;` at the end of the path.
+        target = location if location.lower().startswith(("http://", "https://")) else urljoin(url, location)
+        origin = Origin.of(target if location else "")
     except ValueError as error:
         raise errors.RedirectRefused(target=location[:100], why=str(error)) from error
     if origin.scheme == "http" and not order.allow_http:
@@ -143,16 +163,15 @@ def _redirected(url: str, response: httpx.Response, order: CopyOrder) -> str:
 def _send(
     doors: Doors, order: CopyOrder, url: str, at_door: bool, stop: Stop, progress: Progress  # noqa: FBT001
 ) -> httpx.Response:
+    if stop.is_set():
+        raise errors.Cancelled
     origin = Origin.of(url)
     client = doors.door if at_door else doors.pools
     limits = order.deadlines
     answer_seconds = limits.door_seconds if at_door else limits.stall_seconds
     progress.phase("door_wait" if at_door else "connect")
-    sent = False
 
     def connected() -> None:
-        nonlocal sent
-        sent = True
         if not at_door:
             progress.phase("first_byte")
 
@@ -170,7 +189,7 @@ def _send(
     except (OSError, http.client.HTTPException, httpx.HTTPError, ValueError) as error:
         if stop.is_set():
             raise errors.Cancelled from error
-        raise _translated(error, origin, sent=sent, at_door=at_door, order=order, capath=doors.trust.capath) from error
+        raise _translated(error, origin, at_door=at_door, order=order, capath=doors.trust.capath) from error
 
 
 def _target(url: str) -> bytes:
@@ -181,25 +200,37 @@ def _target(url: str) -> bytes:
 
 
 def _translated(
-    error: Exception, origin: Origin, *, sent: bool, at_door: bool, order: CopyOrder, capath: str
+    error: Exception, origin: Origin, *, at_door: bool, order: CopyOrder, capath: str
 ) -> errors.TryError:
-    """Say what a foreign exception means; `sent`: the connection stood already."""
+    """Say what a foreign exception means."""
     host = f"{origin.host}:{origin.port}"
-    if isinstance(error, ssl.SSLError) and at_door and tls.blames_us(error):
-        return errors.CredentialRefused(why=f"TLS alert {error.reason} from {host}")
-    if not sent:
-        why = tls.handshake_trouble(error, capath) if isinstance(error, ssl.SSLError) else str(error)
-        if at_door:
-            return errors.Unreachable(host=host, why=why)
-        kind = errors.PoolRefused if isinstance(error, ssl.SSLError) else errors.PoolUnreachable
-        return kind(host=host, why=why)
-    if isinstance(error, TimeoutError) and at_door:
+    unconnected = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+    cause = error.__cause__ or error if unconnected else error
+    if isinstance(cause, OSError) and cause.errno in _NO_FILE_HANDLES:
+        return errors.TransientError(why=f"connection to {host}: {cause.strerror}")
+    if isinstance(cause, ssl.SSLError) and at_door and tls.blames_us(cause):
+        return errors.CredentialRefused(why=f"TLS alert {cause.reason} from {host}")
+    if unconnected:
+        return _unconnected(cause, host, at_door=at_door, capath=capath)
+    if isinstance(error, TimeoutError | httpx.TimeoutException) and at_door:
         return errors.DoorTimeout(seconds=order.deadlines.door_seconds)
-    if isinstance(error, http.client.HTTPException | ValueError) and not isinstance(error, ConnectionError):
-        return errors.ProtocolBroken(host=host, why=str(error) or type(error).__name__)
-    return errors.ConnectionLost(
-        host=host, phase="door_wait" if at_door else "first_byte", why=str(error) or type(error).__name__
-    )
+    not_http = isinstance(error, http.client.HTTPException | httpx.ProtocolError | ValueError)
+    if not_http and not isinstance(error, OSError):
+        return errors.ProtocolBroken(host=host, why=_words(error))
+    return errors.ConnectionLost(host=host, phase="door_wait" if at_door else "first_byte", why=_words(error))
+
+
+def _unconnected(cause: BaseException, host: str, *, at_door: bool, capath: str) -> errors.TryError:
+    """Say what it means that no connection came about; a pool is not the door: another may be named next time."""
+    is_tls = isinstance(cause, ssl.SSLError)
+    why = tls.handshake_trouble(cause, capath) if isinstance(cause, ssl.SSLError) else _words(cause)
+    if at_door:
+        return errors.Unreachable(host=host, why=why)
+    return errors.PoolRefused(host=host, why=why) if is_tls else errors.PoolUnreachable(host=host, why=why)
+
+
+def _words(error: BaseException) -> str:
+    return str(error)[:_MOST_QUOTED] or type(error).__name__
 
 
 def _check_status(response: httpx.Response, origin: Origin, *, at_door: bool) -> None:
@@ -210,7 +241,7 @@ def _check_status(response: httpx.Response, origin: Origin, *, at_door: bool) ->
     host = f"{origin.host}:{origin.port}"
     if at_door and status in (401, 403, 404):
         raise door_refusal(status, host)
-    if 200 <= status < 400:
+    if status < 400:
         raise errors.ProtocolBroken(host=host, why=f"HTTP {status} to a plain GET", http_status=status)
     raise errors.ServerError(host=host, http_status=status, retry_after_seconds=retry_after_seconds(response))
 
@@ -228,6 +259,11 @@ def retry_after_seconds(response: httpx.Response) -> float | None:
     """Return Retry-After in seconds; its date form is not sent by dCache and is ignored."""
     value = response.headers.get("retry-after", "").strip()
     return float(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
+
+
+def length_of(text: str) -> int | None:
+    """Return a Content-Length in bytes; None: not a number, or one that no file has."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
 def _checked(response: httpx.Response, order: CopyOrder) -> Answer:
@@ -250,9 +286,8 @@ def _content_length(response: httpx.Response, host: str) -> int:
         raise errors.ProtocolBroken(host=host, why="a chunked body to a plain GET")
     if len(lengths) != 1:
         raise errors.ProtocolBroken(host=host, why=f"{len(lengths) or 'no'} Content-Length")
-    length = lengths.pop()
-    if not (length.isascii() and length.isdigit()):
-        raise errors.ProtocolBroken(host=host, why=f"Content-Length is {length[:20]!r}")
-    return int(length)
-
-
+    text = lengths.pop()
+    size_bytes = length_of(text)
+    if size_bytes is None:
+        raise errors.ProtocolBroken(host=host, why=f"Content-Length is {text[:20]!r}")
+    return size_bytes

@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from dcalqr.errors import Unreadable
+from dcalqr.model import KNOWN_FORM
 
 Fields: TypeAlias = dict[str, object]
 
@@ -23,6 +24,8 @@ LARGEST_SIZE_BYTES: Final = 2**63 - 1
 LONGEST_INTEGER: Final = 20
 # Enough to recognise the culprit in a log line; the record itself is kept elsewhere.
 DETAIL_CHARACTERS: Final = 120
+# "1.0" has three; a longer one is no version.
+LONGEST_FORM: Final = 20
 
 _CONTROLS = re.compile("[\x01-\x1f\x7f-\x9f]")
 # 24 or 36 hexadecimal digits today. Any plain word is as good an identity, and none can harm a header or an xattr.
@@ -138,3 +141,9 @@ def shown(value: object) -> str:
 def unreadable(reason: str, detail: str) -> Unreadable:
     """Make the error of a record; the detail is cut."""
     return Unreadable(reason=reason, detail=detail[:DETAIL_CHARACTERS])
+
+
+def form_of(fields: Fields) -> str:
+    """The form of the message as it says itself: `VERSION` of doors, `version` of pools; anything odd as it is shown."""
+    value = fields.get("VERSION", fields.get("version", KNOWN_FORM))
+    return value if isinstance(value, str) and len(value) <= LONGEST_FORM else shown(value)

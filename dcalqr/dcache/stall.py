@@ -25,13 +25,15 @@ class StallWatch:
         self._least_bytes = min_rate * timeout_seconds
         self._step = timeout_seconds / _STEPS
         self._next = now + self._step
+        self._total_bytes = 0
         self._samples: deque[int] = deque([0], maxlen=_STEPS + 1)
 
     def stalled(self, total_bytes: int, now: float) -> bool:
         """Take note of the bytes received so far; call it at every read."""
+        before, self._total_bytes = self._total_bytes, total_bytes
         if now < self._next:
             return False
         while now >= self._next:
-            self._samples.append(total_bytes)
+            self._samples.append(before)  # what came in this read came after the marks that it has passed
             self._next += self._step
         return len(self._samples) > _STEPS and total_bytes - self._samples[0] < self._least_bytes

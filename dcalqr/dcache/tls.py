@@ -19,8 +19,9 @@ from dcalqr.errors import CredentialRefused, DcalqrError
 
 # A revoked certificate is refused at the latest after this long, even where the CRL's time stamp did not change.
 CONTEXT_LIFE_SECONDS = 3600.0
-# X509_V_ERR_UNABLE_TO_GET_CRL, CRL_NOT_YET_VALID and CRL_HAS_EXPIRED of OpenSSL's x509_vfy.h.
-_CRL_ERRORS = {3, 11, 12}
+# X509_V_ERR_UNABLE_TO_GET_CRL, CRL_NOT_YET_VALID and CRL_HAS_EXPIRED of OpenSSL's x509_vfy.h, and how
+# `crl_complaints` words what it finds then; OpenSSL does not say which CA it was about.
+_CRL_ERRORS = {3: ("missing", "unreadable"), 11: ("not valid before",), 12: ("expired",)}
 _MOST_NAMED_FILES = 3
 
 
@@ -82,14 +83,24 @@ def handshake_trouble(error: ssl.SSLError, capath: str) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         words = f"its certificate is not accepted: {error.verify_message}"
         if error.verify_code in _CRL_ERRORS:
-            words += f" ({', '.join(crl_complaints(capath)[:_MOST_NAMED_FILES]) or 'CRL not found in ' + capath})"
+            words += f" ({', '.join(_crl_suspects(capath, error.verify_code)) or 'by the CRLs in ' + capath})"
         return words
-    return error.reason or str(error)
+    return getattr(error, "reason", None) or str(error) or type(error).__name__
+
+
+def _crl_suspects(capath: str, verify_code: int) -> list[str]:
+    try:
+        complaints = crl_complaints(capath)
+    except OSError as error:
+        return [f"{capath}: {error.strerror}"]
+    wanted = _CRL_ERRORS[verify_code]
+    named = [complaint for complaint in complaints if any(word in complaint for word in wanted)]
+    return [os.path.join(capath, complaint) for complaint in named[:_MOST_NAMED_FILES]]
 
 
 def blames_us(error: ssl.SSLError) -> bool:
     """Whether the peer's alert is about our certificate, and not about the connection."""
-    reason = (error.reason or "").upper()
+    reason = (getattr(error, "reason", None) or "").upper()  # ssl's own Python code raises some without
     return "ALERT" in reason and any(word in reason for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED"))
 
 
@@ -113,6 +124,8 @@ def crl_complaints(capath: str) -> list[str]:
         except (OSError, ValueError) as error:
             complaints.append(f"{stem}.r0 unreadable: {error}")
         else:
+            if crl.last_update_utc.timestamp() > time.time():
+                complaints.append(f"{stem}.r0 not valid before {crl.last_update_utc:%Y-%m-%d %H:%M} UTC")
             if crl.next_update_utc is not None and crl.next_update_utc.timestamp() < time.time():
                 complaints.append(f"{stem}.r0 expired on {crl.next_update_utc:%Y-%m-%d %H:%M} UTC")
     return complaints
@@ -144,20 +157,22 @@ def _stamp(path: str) -> tuple[int, int, int]:
     return (status.st_mtime_ns, status.st_size, status.st_ino)
 
 
-def _directory_stamp(path: str) -> tuple[int, int]:
-    """Return count and newest modification of a directory's files; (0, 0) when it is not there."""
+def _directory_stamp(path: str) -> frozenset[tuple[str, tuple[int, int, int]]]:
+    """Return names and stamps of a directory's files; empty when it is not there.
+
+    Not the newest time alone: packages and rsync bring new files with old times.
+    """
     try:
-        with os.scandir(path) as entries:
-            times = [entry.stat().st_mtime_ns for entry in entries if entry.is_file()]
+        names = os.listdir(path)
     except OSError:
-        return (0, 0)
-    return (len(times), max(times, default=0))
+        return frozenset()
+    return frozenset((name, _stamp(os.path.join(path, name))) for name in names)
 
 
 @dataclass(frozen=True)
 class _Stamps:
     proxy: tuple[int, int, int]
-    capath: tuple[int, int]
+    capath: frozenset[tuple[str, tuple[int, int, int]]]
 
 
 class Credentials:
@@ -196,7 +211,7 @@ class Credentials:
         if self._trust is not None and stamps == self._stamps and not aged:
             return False
         try:
-            if not stamps.capath[0]:
+            if not stamps.capath:
                 raise CredentialRefused(why=f"the CA directory {self._capath} is missing or empty")
             trust = Trust(self._generation + 1, self._proxy, self._capath, self._crl_check, proxy_expiry(self._proxy))
             door_context(trust)

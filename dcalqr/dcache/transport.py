@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import select
 import socket
 import ssl
 import threading
@@ -55,7 +56,12 @@ class _LimitedSocket(io.RawIOBase):
             if left <= 0 or self._header_bytes > HEADER_BYTES:
                 raise HeaderTooLong("the header does not end")
             self._sock.settimeout(left)
-        count = self._raw.readinto(buffer)
+        try:
+            count = self._raw.readinto(buffer)
+        except TimeoutError as error:
+            if self._deadline:
+                raise HeaderTooLong("the header does not end") from error
+            raise
         self._header_bytes += count or 0
         self._deadline = self._deadline or time.monotonic() + HEADER_SECONDS
         return count
@@ -79,13 +85,38 @@ class _Connection(http.client.HTTPConnection):
         self.used_at = 0.0
 
     def open(self, seconds: float, stop: Stop | None) -> None:
-        """Connect and shake hands, each within `seconds`."""
-        self.sock = socket.create_connection((self.host, self.port), seconds)
-        self.attach(stop)
+        """Connect and shake hands, each within `seconds`; a stop ends either at once."""
+        self._reach(seconds, stop)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._tls is not None:
-            self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host)
+            # The handshake comes after `attach`: wrapping takes the descriptor away from the socket attached so far.
+            self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
             self.attach(stop)
+            self.sock.do_handshake()
+
+    def _reach(self, seconds: float, stop: Stop | None) -> None:
+        """As `socket.create_connection`, whose socket nobody could shut down before it is connected."""
+        trouble: OSError | None = None
+        for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
+            if stop is not None and stop.is_set():
+                raise ConnectionAbortedError("told to stop")
+            self.sock = socket.socket(family, kind, protocol)
+            self.attach(stop)
+            try:
+                self.sock.settimeout(seconds)
+                self.sock.connect(address)
+            except OSError as error:
+                self.sock.close()
+                trouble = error
+            else:
+                return
+        raise trouble or OSError("the name has no address")
+
+    def is_quiet(self) -> bool:
+        """Whether the server has said nothing since its last answer: one that did has closed, or sent too much."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return not poll.poll(0)
 
     def attach(self, stop: Stop | None) -> None:
         """Tell the stop flag which socket it must shut down."""
@@ -118,7 +149,7 @@ class _Body(httpx.SyncByteStream):
         return count
 
     def __iter__(self) -> Iterator[bytes]:
-        while block := self._response.read(_READ_BUFFER_BYTES):
+        while block := self._response.read1(_READ_BUFFER_BYTES):
             self._left = self._response.length
             yield block
         self._left = self._response.length or 0
@@ -132,10 +163,13 @@ class _Body(httpx.SyncByteStream):
 class HttpClientTransport(httpx.BaseTransport):
     """A transport for blocking `httpx.Client`s, safe to share between threads.
 
-    A request may carry the extensions `target` (the raw request target, sent untouched), `timeout` (httpx's own: connect,
-    read = the answer's first byte, pool = silence in the body; seconds), `stop` (whom to tell the socket) and `connected`
-    (called when the connection stands). A response carries `readinto`: fills a buffer with what one read of the
-    socket gives, returns the count, 0 at the end of the connection.
+    A request may carry the extensions `target` (the raw request target, sent untouched), `timeout` (httpx's own:
+    connect, read = the answer's first byte, pool = silence in the body; seconds), `stop` (whom to tell the socket) and
+    `connected` (called when the connection stands). A response carries `readinto`: fills a buffer with what one read of
+    the socket gives, returns the count, 0 at the end of the connection.
+
+    Whatever prevents a connection is raised as `httpx.ConnectError`, with its cause; all else as it comes from the
+    standard library.
 
     Parameters
     ----------
@@ -158,7 +192,7 @@ class HttpClientTransport(httpx.BaseTransport):
             connection.attach(stop)
             try:
                 return self._exchange(connection, request)
-            except (http.client.RemoteDisconnected, ConnectionError):
+            except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
                 # The server closed an idle connection as we sent: not its answer to this request.
                 if stop is not None and stop.is_set():
                     raise
@@ -171,6 +205,9 @@ class HttpClientTransport(httpx.BaseTransport):
         connection = _Connection(url.host, url.port or (443 if secure else 80), self._context if secure else None)
         try:
             connection.open(request.extensions["timeout"]["connect"], stop)
+        except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
+            connection.close()
+            raise httpx.ConnectError(str(error), request=request) from error
         except BaseException:
             connection.close()
             raise
@@ -179,13 +216,20 @@ class HttpClientTransport(httpx.BaseTransport):
     def _take(self, request: httpx.Request) -> _Connection | None:
         origin = (request.url.host, request.url.port or 443)
         with self._lock:
-            while self._idle:
-                connection = self._idle.pop()
-                fresh = time.monotonic() - connection.used_at < IDLE_SECONDS
-                if fresh and (connection.host, connection.port) == origin:
+            self._close_stale()
+            for connection in reversed(self._idle):
+                if (connection.host, connection.port) == origin:
+                    self._idle.remove(connection)
                     return connection
-                connection.close()
         return None
+
+    def _close_stale(self) -> None:
+        """Close what is not worth keeping, all of it: those used least would else lie there half closed for ever."""
+        now = time.monotonic()
+        stale = [idle for idle in self._idle if now - idle.used_at >= IDLE_SECONDS or not idle.is_quiet()]
+        for connection in stale:
+            self._idle.remove(connection)
+            connection.close()
 
     def _exchange(self, connection: _Connection, request: httpx.Request) -> httpx.Response:
         if connected := request.extensions.get("connected"):
@@ -193,7 +237,7 @@ class HttpClientTransport(httpx.BaseTransport):
         limits = request.extensions["timeout"]
         wire: list[_LimitedSocket] = []
 
-        def make_response(sock: socket.socket, **arguments: object) -> http.client.HTTPResponse:
+        def make_response(sock: socket.socket, **_: object) -> http.client.HTTPResponse:
             response = http.client.HTTPResponse(sock, method=request.method)
             response.fp.close()
             wire.append(_LimitedSocket(sock, limits["read"], limits["pool"]))
@@ -212,11 +256,16 @@ class HttpClientTransport(httpx.BaseTransport):
             connection.close()
             raise
         wire[0].body()
-        return self._wrap(connection, response)
+        return self._wrap(connection, response, request.extensions.get("stop"))
 
-    def _wrap(self, connection: _Connection, response: http.client.HTTPResponse) -> httpx.Response:
+    def _wrap(
+        self, connection: _Connection, response: http.client.HTTPResponse, stop: Stop | None
+    ) -> httpx.Response:
         def give_back(whole: bool) -> None:  # noqa: FBT001 - a callback of one flag
-            if whole and self._keep_alive:
+            if stop is not None:
+                stop.attach(None)  # a late stop must not hit the order that takes this connection next
+            stopped = stop is not None and stop.is_set()
+            if whole and self._keep_alive and not stopped:
                 connection.used_at = time.monotonic()
                 with self._lock:
                     self._idle.append(connection)

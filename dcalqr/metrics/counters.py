@@ -13,7 +13,8 @@ class Counters:
     Parameters
     ----------
     events
-        Records by (decision, reason): ("match", ""), ("skip", "direction"), ("unreadable", "json"), ("look_now", "").
+        Records by (decision, reason): ("match", ""), ("skip", "direction"), ("unreadable", "json"), ("look_now", "");
+        ("undated", "") counts matches without a date.
     settled
         Matched deliveries by how they ended.
     failed
