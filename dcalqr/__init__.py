@@ -31,7 +31,7 @@ _HOME = {
     "TaskContext": "plugins",
 }
 
-__all__ = [  # noqa: PLE0604, RUF022 - the table above is the list; it is grouped by module
+__all__ = [
     "LOOK_NOW",
     "MATCH",
     "Filter",
@@ -49,7 +49,7 @@ __all__ = [  # noqa: PLE0604, RUF022 - the table above is the list; it is groupe
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attribute may be anything
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'dcalqr' has no attribute {name!r}")
     return getattr(import_module(f"dcalqr.{_HOME[name]}"), name)

@@ -29,6 +29,8 @@ from dcalqr.transfer import Transfer
 DESTINATION_THREADS = 8
 CREDENTIALS_SECONDS = 30.0
 SINK_LINE_SECONDS = 60.0
+# For a last word on a disk that may hang.
+SAY_SECONDS = 2.0
 # The fields of a report that are the Task's to fill.
 _TOLD_BY_TASKS = frozenset(
     {
@@ -198,3 +200,13 @@ async def assembled(
         await door.aclose()
         await reports.aclose()
         threads.shutdown(wait=False, cancel_futures=True)
+        saying = asyncio.get_running_loop().run_in_executor(rows_threads, _say_stopped, state)
+        await asyncio.wait({saying}, timeout=SAY_SECONDS)
+
+
+def _say_stopped(state: State) -> None:
+    """Mark the last status as that of an instance that ended; else it would look well until it is old."""
+    found = State.read_status(state.folder)
+    if found is not None:
+        with contextlib.suppress(OSError):
+            state.write_status({**found, "stopped": True, "time": time.time()})

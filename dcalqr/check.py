@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import grp
 import os
+import socket
+import ssl
 import stat
 import time
 from dataclasses import dataclass, field
 
 from dcalqr import errors
 from dcalqr.config import Config
+from dcalqr.config_values import Base
 from dcalqr.dcache import tls
 from dcalqr.dcache.door import Door
 from dcalqr.kafka.groups import Group
@@ -20,6 +24,7 @@ from dcalqr.places import Places
 
 # Renewal jobs run every few hours; less than this is one that did not run.
 PROXY_WARNING_SECONDS = 3600.0
+LISTEN_SECONDS = 3.0
 
 
 @dataclass
@@ -37,7 +42,7 @@ class Findings:
 
 
 async def look(config: Config) -> Findings:
-    """Ask Kafka, the door and the download folder whether they are as the configuration says; changes nothing lasting."""
+    """Ask Kafka, the door and the download folder whether they are as configured; changes nothing lasting."""
     findings = Findings()
     _look_at_folder(config, findings)
     trust = _look_at_credentials(config, findings)
@@ -68,7 +73,7 @@ def _look_at_folder(config: Config, findings: Findings) -> None:
         destination.check()
         _try_directory(destination.root_fd, local.permissions, findings)
     except errors.DestinationHeld as error:
-        refused = os.path.isdir(folder) and not os.access(folder, os.W_OK | os.X_OK)
+        refused = os.path.isdir(folder) and not os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
         findings.wrong(str(error), errors.EXIT_NO_PERMISSION if refused else errors.EXIT_CANNOT_CREATE)
     except errors.TryError as error:
         findings.wrong(str(error), errors.EXIT_CANNOT_CREATE)
@@ -129,7 +134,7 @@ async def _look_at_door(config: Config, trust: tls.Trust, findings: Findings) ->
     door = Door(dcache.url, lambda: trust)
     url = Places(dcache.url, dcache.root, dcache.folder).folder_url
     try:
-        await door.head(url)
+        await _ask(door, url, dcache.base, trust)
     except errors.NotFound:
         findings.wrong(
             f"{url}: HTTP 404; are dcache.url, dcache.pool and dcache.folder right?", errors.EXIT_UNAVAILABLE
@@ -142,6 +147,34 @@ async def _look_at_door(config: Config, trust: tls.Trust, findings: Findings) ->
         findings.good.append(f"{url}: the door serves the folder")
     finally:
         await door.aclose()
+
+
+async def _ask(door: Door, url: str, base: Base, trust: tls.Trust) -> None:
+    try:
+        await door.head(url)
+    except errors.ConnectionLost:
+        alert = await asyncio.to_thread(_listen, base, trust)
+        if alert is None:
+            raise
+        raise errors.CredentialRefused(why=f"TLS alert {alert.reason} from {base.host}:{base.port}") from alert
+
+
+def _listen(base: Base, trust: tls.Trust) -> ssl.SSLError | None:
+    """Shake hands and say nothing: return the alert by which the door refuses our certificate.
+
+    With TLS 1.3 it comes after the handshake, and the reset by which a server answers a request that it does not want
+    any more may overtake it. Without a request there is none.
+    """
+    context = tls.door_context(trust)
+    try:
+        plain = socket.create_connection((base.host, base.port), timeout=LISTEN_SECONDS)
+        with plain, context.wrap_socket(plain, server_hostname=base.host) as secure:
+            secure.recv(1)
+    except ssl.SSLError as error:
+        return error if tls.blames_us(error) else None
+    except OSError:
+        return None  # it is content with our certificate, and waits for a request; or it is gone
+    return None
 
 
 async def _look_at_kafka(config: Config, findings: Findings) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -20,7 +21,11 @@ from dcalqr import __version__, errors
 
 if TYPE_CHECKING:
     from dcalqr.config import Config
+    from dcalqr.kafka.groups import PartitionOffsets
     from dcalqr.replay import Result
+
+# Idle threads end at once; one that hangs on a dead disk never does, and the interpreter would wait for it for ever.
+THREADS_SECONDS = 5.0
 
 config_option = click.option(
     "--config", "path", required=True, type=click.Path(path_type=Path), help="The configuration file (TOML)."
@@ -35,16 +40,37 @@ def _fails_in_words(command: Callable[..., int]) -> Callable[..., None]:
         try:
             code = command(*args, **kwargs)
         except errors.StartError as error:
-            click.echo(f"dcalqr: {error}", err=True)
-            code = error.exit_code
+            code = _complain("", error, error.exit_code)
         except errors.FatalError as error:
-            click.echo(f"dcalqr: stopped: {error}", err=True)
-            code = errors.EXIT_BAD_DATA
+            code = _complain("stopped: ", error, errors.EXIT_BAD_DATA)
         except KeyboardInterrupt:
             code = 130
-        sys.exit(code)
+        _leave(code)
 
     return run
+
+
+def _complain(what: str, error: Exception, code: int) -> int:
+    lines = [_printable(line) for line in str(error).split("\n")]
+    click.echo(f"dcalqr: {what}" + "\n".join(lines), err=True)
+    return code
+
+
+def _leave(code: int) -> NoReturn:
+    limit = time.monotonic() + THREADS_SECONDS
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(max(0.0, limit - time.monotonic()))
+            if thread.is_alive():
+                sys.stdout.flush()
+                os._exit(code)
+    sys.exit(code)
+
+
+def _printable(text: str) -> str:
+    from dcalqr.logtext import show
+
+    return show(text)
 
 
 def _load(path: Path) -> Config:
@@ -64,7 +90,7 @@ def main() -> None:
     \b
     Exit codes: 0 well, 1 unexpected or not all done, 2 usage, 65 bad data, 69 service unavailable,
     73 cannot create, 77 no permission, 78 configuration.
-    """
+    """  # noqa: D301 - \b is click's mark for a paragraph that is not refilled
 
 
 @main.command()
@@ -82,13 +108,10 @@ def run(path: Path) -> int:
     config = _load(path)
     log.configure(config.log.level, config.log.format)
 
-    async def serve() -> bool:
-        daemon = Daemon(config, path)
-        await daemon.run()
-        return daemon.stuck
+    async def serve() -> None:
+        await Daemon(config, path).run()
 
-    if asyncio.run(serve()):
-        os._exit(errors.EXIT_OK)  # a thread hangs on a dead disk: the interpreter would wait for it for ever
+    asyncio.run(serve())
     return errors.EXIT_OK
 
 
@@ -117,11 +140,11 @@ def check(path: Path, online: bool) -> int:  # noqa: FBT001 - click gives flags 
         warnings += findings.warnings
         code = findings.exit_code
         for words in findings.good:
-            click.echo(f"ok: {words}")
+            click.echo(f"ok: {_printable(words)}")
         for words in findings.bad:
-            click.echo(f"wrong: {words}")
+            click.echo(f"wrong: {_printable(words)}")
     for words in warnings:
-        click.echo(f"warning: {words}")
+        click.echo(f"warning: {_printable(words)}")
     return code
 
 
@@ -138,6 +161,7 @@ def replay(path: Path, dry_run: bool, csv: Path | None) -> int:  # noqa: FBT001 
     """
     from dcalqr import log
     from dcalqr.replay import Replay, done_ids, to_do
+    from dcalqr.replay_bar import Bar
 
     config = _load(path)
     csv = csv or Path(str(config.local.failedtasksfile))
@@ -148,49 +172,25 @@ def replay(path: Path, dry_run: bool, csv: Path | None) -> int:  # noqa: FBT001 
             click.echo(f"{_printable(row.path)}  ({row.error_class}: {_printable(row.message)})")
         click.echo(f"{len(rows)} rows to replay, {len(done)} done before")
         return errors.EXIT_OK
-    log.configure("warning" if sys.stderr.isatty() else config.log.level, config.log.format)
     slots = config.dcache.maxdownloads
     click.echo(f"replaying {_printable(str(csv))} with {slots} slots of its own, beside those of a running daemon")
 
     async def again() -> Result:
-        with _progress() as progress:
-            return await Replay(config, csv, progress).run()
+        with Bar() as bar:
+            if bar.is_shown:
+                log.configure("warning", config.log.format or "console", bar.log_stream)
+            else:
+                log.configure(config.log.level, config.log.format)
+            return await Replay(config, csv, bar.show).run()
 
     result = asyncio.run(again())
     _say_result(result)
     return errors.EXIT_UNEXPECTED if result.failed or result.unsettled else errors.EXIT_OK
 
 
-def _printable(text: str) -> str:
-    from dcalqr.logtext import show
-
-    return show(text)
-
-
-class _progress:  # noqa: N801 - a context manager
-    """A progress bar on a terminal, nothing elsewhere."""
-
-    def __enter__(self) -> Callable[[Result], None]:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        console = Console(stderr=True)
-        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._bar.start()
-        task = self._bar.add_task("replayed")
-
-        def show(result: Result) -> None:
-            self._bar.update(task, total=result.rows - result.done_before, completed=sum(result.settled.values()))
-
-        return show
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-
 def _say_result(result: Result) -> None:
-    counts = ", ".join(f"{count} {how}" for how, count in sorted(result.settled.items())) or "nothing to do"
+    counts = ", ".join(f"{count} {how}" for how, count in sorted(result.settled.items()))
+    counts = counts or ("0 landed" if result.unsettled else "nothing to do")
     click.echo(f"{result.rows} rows: {result.done_before} done before, {counts}, {result.unsettled} not reached")
     if result.failures is not None:
         click.echo(f"what failed again is in {result.failures}; run: dcalqr replay --config ... {result.failures}")
@@ -202,14 +202,10 @@ def _say_result(result: Result) -> None:
 @_fails_in_words
 def status(path: Path, as_json: bool) -> int:  # noqa: FBT001 - click gives flags so
     """Say how the running instance is. Exit code 0: well, 1: not well, 69: not running."""
-    from dcalqr.local.state import State
-    from dcalqr.status import STALE_SECONDS, complaints, in_words
+    from dcalqr.status import complaints, in_words, read
 
     config = _load(path)
-    found = State.read_status(str(config.local.statefolder))
-    if found is None or time.time() - found["time"] > STALE_SECONDS:
-        since = "" if found is None else f"; its last word is {time.time() - found['time']:.0f} s old"
-        raise errors.ServiceUnavailable(service=f"instance {config.daemon.instance}", why=f"it is not running{since}")
+    found = read(str(config.local.statefolder), config.daemon.instance)
     trouble = complaints(found)
     if as_json:
         import json
@@ -239,16 +235,22 @@ def offsets(path: Path, partition: int | None, to: str | None, yes: bool) -> int
     return asyncio.run(_offsets(config, partition, to, yes=yes))
 
 
+def _table(offsets: list[PartitionOffsets]) -> list[str]:
+    rows = [("partition", "begin", "end", "committed", "lag", "deleted unread")]
+    for each in offsets:
+        committed, lag = ("none", "?") if each.committed is None else (str(each.committed), str(each.lag))
+        rows.append((str(each.partition), str(each.begin), str(each.end), committed, lag, str(each.gap)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+
+
 async def _offsets(config: Config, partition: int | None, to: str | None, *, yes: bool) -> int:
     from dcalqr.kafka.groups import Group
 
     async with Group(config.kafka) as group:
         if partition is None or to is None:
-            click.echo("partition  begin  end  committed  lag  deleted unread")
-            for each in await group.offsets():
-                committed = "none" if each.committed is None else each.committed
-                lag = "?" if each.lag is None else each.lag
-                click.echo(f"{each.partition}  {each.begin}  {each.end}  {committed}  {lag}  {each.gap}")
+            for line in _table(await group.offsets()):
+                click.echo(line)
             return errors.EXIT_OK
         try:
             offset = await group.resolve(partition, to)
@@ -264,3 +266,34 @@ async def _offsets(config: Config, partition: int | None, to: str | None, *, yes
         await group.commit(partition, offset)
         click.echo(f"partition {partition}: committed offset {offset}")
     return errors.EXIT_OK
+
+
+def _servers(_context: click.Context, _parameter: click.Parameter, given: str | None) -> list[str] | None:
+    from dcalqr.config_values import server
+
+    try:
+        return None if given is None else [server(each) for each in given.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@main.command()
+@click.option(
+    "--servers",
+    metavar="HOST:PORT,...",
+    callback=_servers,
+    help="Use this Kafka (without TLS), with a topic and a group of the demo's own, which it removes.",
+)
+@click.option("--keep", is_flag=True, help="Keep the demo's folder: configuration, log, reports, files.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Other sizes, contents and noise.")
+@_fails_in_words
+def demo(servers: list[str] | None, keep: bool, seed: int) -> int:  # noqa: FBT001 - click gives flags so
+    """Show the real daemon at work on this machine, in 15 seconds.
+
+    A few hundred files are uploaded to a small dCache of its own (a door and two pools over TLS) and announced by a
+    Kafka inside this program, or by yours with --servers. Some of them meet trouble. At the end every file is checked;
+    the exit code is 0 only if all is as it should be.
+    """
+    from dcalqr.demo import perform
+
+    return errors.EXIT_OK if perform(servers, seed=seed, keep=keep) else errors.EXIT_UNEXPECTED

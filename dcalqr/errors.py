@@ -238,7 +238,7 @@ class NotYet(TryError):
 
 
 class NoRoom(NotYet):
-    """This file alone does not fit; others do. It waits until room is made."""
+    """One file does not fit while others do. It waits until room is made."""
 
     error_class = "space"
     text = "{needed_bytes} bytes do not fit into the download folder: {free_bytes} are free"

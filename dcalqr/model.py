@@ -9,7 +9,6 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-
 # The only `VERSION` that dCache has written since 2018.
 KNOWN_FORM = "1.0"
 

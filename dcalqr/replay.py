@@ -157,7 +157,7 @@ class Replay:
             for work in (self._stop.wait(), assembly.watch_credentials(), self._watch_holds(assembly))
         }
         working = asyncio.create_task(self._work(assembly, rows, done))
-        ends: set[asyncio.Future[Any]] = {working, *side, assembly.dispatcher.fatal}
+        ends: set[asyncio.Future[Any]] = {working, *side, assembly.dispatcher.runs.fatal}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         failed = [end for end in ends if end.done() and end.exception() is not None]
         for task in (working, *side):
@@ -171,7 +171,7 @@ class Replay:
     async def _work(self, assembly: Assembly, rows: list[FailedTask], done: DoneFile) -> None:
         await self._sweep(assembly)
         await self._feed(rows, done, assembly.dispatcher.submit)
-        await assembly.dispatcher.settled()
+        await assembly.dispatcher.runs.ended()
 
     async def _sweep(self, assembly: Assembly) -> None:
         """Remove what a killed replay left, before the first part of this one is made."""
@@ -194,7 +194,10 @@ class Replay:
 
     async def _drain(self, assembly: Assembly) -> None:
         """Let running copies end if a signal asked for it; without one nothing runs any more."""
-        seconds = self._config.daemon.drainseconds if self._stop.is_set() else 0.0
+        seconds = 0.0
+        if self._stop.is_set():
+            seconds = self._config.daemon.drainseconds
+            log.get().warning("DRAIN", open=assembly.dispatcher.window.open, seconds=seconds)
         draining = asyncio.create_task(assembly.dispatcher.drain(seconds))
         at_once = asyncio.create_task(self._stop_now.wait())
         await asyncio.wait({draining, at_once}, return_when=asyncio.FIRST_COMPLETED)

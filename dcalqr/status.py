@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcalqr import __version__, errors
-from dcalqr.assembly import Assembly
-from dcalqr.kafka.consumer import Consumer
+from dcalqr.local.state import State
+
+if TYPE_CHECKING:  # `dcalqr status` only reads a file
+    from dcalqr.assembly import Assembly
+    from dcalqr.kafka.consumer import Consumer
 
 # An instance writes its status every few seconds; one this old is not running, or hangs.
 STALE_SECONDS = 30.0
@@ -79,6 +82,31 @@ def _expiry(assembly: Assembly) -> float | None:
         return None
 
 
+def read(folder: str, instance: str) -> dict[str, Any]:
+    """Read the status of the running instance whose state folder this is.
+
+    Raises
+    ------
+    ServiceUnavailable
+        It is not running, or it hangs, or it is of a version that writes another status.
+    """
+    service = f"instance {instance}"
+    found = State.read_status(folder)
+    if found is None:
+        raise errors.ServiceUnavailable(service=service, why=f"it is not running: no status in {folder}")
+    try:
+        age = time.time() - found["time"]
+        in_words(found)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise errors.ServiceUnavailable(service=service, why=f"its status in {folder} is of another version") from None
+    if found.get("stopped"):
+        raise errors.ServiceUnavailable(service=service, why=f"it is not running: stopped {age:.0f} s ago")
+    if age > STALE_SECONDS:
+        why = f"it is not running, or it hangs: its last word is {age:.0f} s old"
+        raise errors.ServiceUnavailable(service=service, why=why)
+    return found
+
+
 def complaints(status: dict[str, Any]) -> list[str]:
     """Say what is not well, worst first; empty: all is well."""
     found = []
@@ -101,4 +129,6 @@ def in_words(status: dict[str, Any]) -> str:
         f"{status['slots']['taken']} running, lag {sum(status['kafka']['lag_records'].values())}"
     )
     trouble = complaints(status)
+    if status["draining"]:
+        words = f"draining; {words}"
     return f"{trouble[0]}; {words}" if trouble else words

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dcalqr import errors, log
 from dcalqr.assembly import Assembly
 from dcalqr.local import leftovers, paths
+from dcalqr.transfer import Transfer
 
 # A part this old belongs to no order that runs: attempts end by their stall limits within minutes.
 OLD_PART_SECONDS = 24 * 3600.0
@@ -37,16 +38,25 @@ async def sweep(assembly: Assembly) -> None:
         with_thread.shutdown(wait=False, cancel_futures=True)
 
 
+class _Outstanding:
+    """The parts of the orders outstanding at the moment it is asked: new ones begin while a sweep goes on."""
+
+    def __init__(self, transfer: Transfer) -> None:
+        self._transfer = transfer
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._transfer.part_names
+
+
 def sweep_known(assembly: Assembly) -> None:
     """Remove own parts, whatever their age, where a former run had some open."""
     known = sorted(assembly.state.left_parts)
     if not known:
         return
     assembly.destination.check()
-    keep = frozenset(assembly.transfer.part_names)
-    swept = 0
+    swept, ours, keep = 0, paths.instance8(assembly.instance), _Outstanding(assembly.transfer)
     for directory in known:
-        swept += len(leftovers.sweep(assembly.destination.root_fd, directory, paths.instance8(assembly.instance), keep))
+        swept += len(leftovers.sweep(assembly.destination.root_fd, directory, ours, keep))
         assembly.state.swept(directory)
     log.get().info("SWEEP", parts=swept, directories=len(known))
 

@@ -1,4 +1,4 @@
-"""Which upload a path shows, and until when one may stay invisible. Pure: times are arguments, in seconds since the epoch.
+"""Which upload a path shows, and until when one may stay invisible. Pure: times are arguments, seconds since the epoch.
 
 What the door shows is given as HEAD's pnfsid (empty without dCache's ETag) and size in bytes (None: not said).
 """

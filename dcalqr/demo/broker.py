@@ -1,14 +1,15 @@
 """Kafka for the demo: the mock cluster inside librdkafka, which speaks Kafka's protocol over TCP, or a real broker.
 
-What is known of the mock cluster: one member in a group, no look-up by time, topics of four partitions by themselves.
-All of that is enough here.
+What is known of the mock cluster: it makes topics of four partitions when they are asked for; a group's first member
+joins in 3 s, any further JoinGroup takes as long as a session; no look-up by time; a fetch that finds nothing new is
+answered when its time is over, so that a record may be seen half a second late. All of that will do here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -22,7 +23,7 @@ PARTITIONS = 4
 # Milliseconds on one machine; a broker elsewhere that needs longer is not there.
 ANSWER_SECONDS = 15.0
 # librdkafka says on standard error what we say in words: not below "critical".
-QUIET = {"log_level": 2}
+QUIET: dict[str, str | int | float | bool] = {"log_level": 2}
 
 
 class Broker:
@@ -31,7 +32,7 @@ class Broker:
     Parameters
     ----------
     servers
-        "host:port,..." of a real broker; None: an embedded one.
+        "host:port" of real brokers; None: an embedded one.
 
     Attributes
     ----------
@@ -44,10 +45,10 @@ class Broker:
         The broker does not answer, or refuses the topic.
     """
 
-    def __init__(self, servers: str | None) -> None:
+    def __init__(self, servers: Sequence[str] | None) -> None:
         self.embedded = servers is None
         mock = {"bootstrap.servers": "embedded", "test.mock.num.brokers": 1}
-        self._producer = Producer((mock if servers is None else {"bootstrap.servers": servers}) | QUIET)
+        self._producer = Producer(QUIET | (mock if servers is None else {"bootstrap.servers": ",".join(servers)}))
         self.published = 0
         self._lost = 0
         suffix = "" if self.embedded else f"-demo-{uuid.uuid4().hex[:8]}"
@@ -57,11 +58,11 @@ class Broker:
                 brokers = self._producer.list_topics(self.topic, ANSWER_SECONDS).brokers.values()
                 self.servers = [f"{broker.host}:{broker.port}" for broker in brokers]
             else:
-                self.servers = servers.split(",")
+                self.servers = list(servers)
                 self._create_topic()
         except KafkaException as error:
-            raise errors.ServiceUnavailable(service=f"Kafka at {servers}", why=error.args[0].str()) from error
-        self._client = {"bootstrap.servers": ",".join(self.servers)} | QUIET
+            raise _unavailable(error, servers) from error
+        self._client = QUIET | {"bootstrap.servers": ",".join(self.servers)}
         self._reader = Consumer(self._client | {"group.id": self.group})
 
     def __enter__(self) -> Self:
@@ -75,14 +76,15 @@ class Broker:
     def _create_topic(self) -> None:
         # A topic of a real broker needs as many copies as it has by default: -1.
         topic = NewTopic(self.topic, num_partitions=PARTITIONS, replication_factor=-1)
-        admin = AdminClient({"bootstrap.servers": ",".join(self.servers)} | QUIET)
-        admin.create_topics([topic], operation_timeout=ANSWER_SECONDS)[self.topic].result(ANSWER_SECONDS)
+        admin = AdminClient(QUIET | {"bootstrap.servers": ",".join(self.servers)})
+        seconds = {"operation_timeout": ANSWER_SECONDS, "request_timeout": ANSWER_SECONDS}
+        admin.create_topics([topic], **seconds)[self.topic].result()
 
     def _remove(self) -> None:
         admin = AdminClient(self._client)
         with contextlib.suppress(KafkaException):  # left behind, as after a kill -9: its name says what it is
-            admin.delete_consumer_groups([self.group])[self.group].result(ANSWER_SECONDS)
-            admin.delete_topics([self.topic])[self.topic].result(ANSWER_SECONDS)
+            admin.delete_topics([self.topic], request_timeout=ANSWER_SECONDS)[self.topic].result()
+            admin.delete_consumer_groups([self.group], request_timeout=ANSWER_SECONDS)[self.group].result()
 
     # --- records ----------------------------------------------------------------------------------------------
 
@@ -113,13 +115,37 @@ class Broker:
     # --- offsets, seen by another client than the daemon's ----------------------------------------------------
 
     def ends(self) -> int:
-        """Return the sum of all partitions' ends: how many records the topic has (count)."""
-        marks = (self._reader.get_watermark_offsets(partition, ANSWER_SECONDS) for partition in self._partitions())
+        """Return the sum of all partitions' ends: how many records the topic has (count).
+
+        Raises
+        ------
+        ServiceUnavailable
+            The broker does not answer.
+        """
+        try:
+            marks = [self._reader.get_watermark_offsets(each, ANSWER_SECONDS) for each in self._partitions()]
+        except KafkaException as error:
+            raise _unavailable(error) from error
         return sum(high for _, high in marks)
 
     def committed(self) -> int:
-        """Return the sum of the group's committed offsets; a partition without one counts as 0."""
-        return sum(max(0, each.offset) for each in self._reader.committed(self._partitions(), ANSWER_SECONDS))
+        """Return the sum of the group's committed offsets; a partition without one counts as 0.
+
+        Raises
+        ------
+        ServiceUnavailable
+            The broker does not answer.
+        """
+        try:
+            found = self._reader.committed(self._partitions(), ANSWER_SECONDS)
+        except KafkaException as error:
+            raise _unavailable(error) from error
+        return sum(max(0, each.offset) for each in found)
 
     def _partitions(self) -> list[TopicPartition]:
         return [TopicPartition(self.topic, number) for number in range(PARTITIONS)]
+
+
+def _unavailable(error: KafkaException, servers: Iterable[str] | None = None) -> errors.ServiceUnavailable:
+    where = f" at {','.join(servers)}" if servers else ""
+    return errors.ServiceUnavailable(service=f"Kafka{where}", why=error.args[0].str())

@@ -24,17 +24,17 @@ class Child:
     """
 
     def __init__(self, config: Path, log: Path) -> None:
-        self._log = log.open("w+b")
-        self._unfinished = b""
-        # A session of its own: Ctrl-C reaches the demo alone, which then stops it.
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "dcalqr", "run", "--config", str(config)],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with log.open("wb") as output:
+            # A session of its own: Ctrl-C reaches the demo alone, which then stops it.
+            self.process = subprocess.Popen(  # noqa: S603 - this program, with a file that we wrote
+                [sys.executable, "-m", "dcalqr", "run", "--config", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         self._reading = log.open("rb")
+        self._unfinished = b""
 
     @property
     def running(self) -> bool:
@@ -65,7 +65,6 @@ class Child:
             except subprocess.TimeoutExpired:
                 continue
         self._reading.close()
-        self._log.close()
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

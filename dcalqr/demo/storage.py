@@ -84,6 +84,11 @@ class Storage:
         self._publish([samples.noise(self._rng, ROOT, FOLDER) for _ in range(messages)])
         self.noise += messages
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all files together, each in its last version."""
+        return sum(file.size_bytes for file in self.truth.values())
+
     def gets(self, name: str) -> int:
         """Return how often a file was asked for (count)."""
         return self.door.gets[self.truth[name].path]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import aiofiles
 import msgspec
 
 from dcalqr.errors import Fact
@@ -87,23 +87,24 @@ class JsonLinesSink:
 
     async def write(self, reports: Sequence[TransferReport]) -> None:
         lines = b"".join(self._encoder.encode(report) + b"\n" for report in reports)
-        # Unbuffered, and in one piece: a replay beside the daemon appends to the same file.
-        async with aiofiles.open(self._path, "a+b", buffering=0, executor=self._thread) as stream:
-            rest = memoryview(b"\n" + lines if await _is_torn(stream) else lines)
-            while rest:
-                rest = rest[await stream.write(rest) :]
+        await asyncio.get_running_loop().run_in_executor(self._thread, _append, self._path, lines)
 
     async def aclose(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-async def _is_torn(stream: Any) -> bool:
+def _append(path: Path, lines: bytes) -> None:
+    # Unbuffered: what a write returns is in the file, and a replay beside the daemon appends to the same one.
+    with path.open("a+b", buffering=0) as file:
+        rest = memoryview(b"\n" + lines if _is_torn(file) else lines)
+        while rest:
+            rest = rest[file.write(rest) :]
+
+
+def _is_torn(file: io.FileIO) -> bool:
     """Whether the last line has no end: a full disk or a kill cut it, and the next one must not be lost with it."""
-    end = await stream.seek(0, os.SEEK_END)
-    if not end:
-        return False
-    await stream.seek(end - 1)
-    return bool(await stream.read(1) != b"\n")
+    end = file.seek(0, os.SEEK_END)
+    return end > 0 and os.pread(file.fileno(), 1, end - 1) != b"\n"
 
 
 class _Channel:

@@ -10,9 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from dcalqr.testing import samples
 from dcalqr.testing.door import Door, StoredFile
@@ -24,6 +24,50 @@ ROOT = "/pnfs/example.org/data/lsst"
 FOLDER = "/lsst/user/j/jane.doe"
 # Generous: two busy cores are slow, and no promise is about speed.
 SETTLE_SECONDS = 60.0
+
+Sections: TypeAlias = Mapping[str, Mapping[str, Any]]
+
+
+def settings(folder: Path, url: str, pki: Pki) -> dict[str, dict[str, Any]]:
+    """Give the configuration of an instance that works in `folder`, by section: quick to retry, quick to give up."""
+    return {
+        "kafka": {"topic": "billing", "servers": ["localhost:9092"], "consumergroup": "dcalqr", "commitseconds": 0.2},
+        "dcache": {
+            "url": url,
+            "pool": ROOT,
+            "folder": FOLDER,
+            "retryseconds": 0.1,
+            "retrytimes": 3,
+            "delayseconds": 0,
+            "visibleseconds": 4,
+            "stallseconds": 2,
+            "timeout": 10,
+        },
+        "local": {
+            "proxy": str(pki.proxy),
+            "capath": str(pki.certificates),
+            "downloadfolder": str(folder / "download"),
+            "permissions": "2755",
+            "failedtasksfile": str(folder / "failed.csv"),
+            "minfree": 0,
+        },
+        "log": {"level": "debug"},
+        "daemon": {"instance": "one", "drainseconds": 10},
+        "reports": {"file": str(folder / "reports.jsonl")},
+    }
+
+
+def merged(sections: Sections, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Apply changes, by section, to a configuration."""
+    return {name: {**sections.get(name, {}), **changes.get(name, {})} for name in {**sections, **changes}}
+
+
+def write_toml(path: Path, sections: Sections) -> None:
+    lines = []
+    for section, keys in sections.items():
+        lines.append(f"[{section}]")
+        lines += [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+    path.write_text("\n".join(lines) + "\n")
 
 
 class Site:
@@ -47,47 +91,13 @@ class Site:
         self.download = folder / "download"
         self.download.mkdir()
         self.random = random.Random(1)
-        self.settings: dict[str, dict[str, Any]] = {
-            "kafka": {
-                "topic": topic,
-                "servers": [kafka.bootstrap],
-                "consumergroup": group,
-                "commitseconds": 0.2,
-            },
-            "dcache": {
-                "url": self.door.url,
-                "pool": ROOT,
-                "folder": FOLDER,
-                "retryseconds": 0.1,
-                "retrytimes": 3,
-                "delayseconds": 0,
-                "visibleseconds": 4,
-                "stallseconds": 2,
-                "timeout": 10,
-            },
-            "local": {
-                "proxy": str(pki.proxy),
-                "capath": str(pki.certificates),
-                "downloadfolder": str(self.download),
-                "permissions": "2755",
-                "failedtasksfile": str(folder / "failed.csv"),
-                "minfree": 0,
-            },
-            "log": {"level": "debug"},
-            "daemon": {"instance": "one", "drainseconds": 10},
-            "reports": {"file": str(folder / "reports.jsonl")},
-        }
+        self.settings = settings(folder, self.door.url, pki)
+        self.settings["kafka"] |= {"topic": topic, "servers": [kafka.bootstrap], "consumergroup": group}
 
     def write_config(self, name: str = "dcalqr.toml", **changes: dict[str, Any]) -> Path:
         """Write the configuration, with changes by section."""
-        sections = {section: {**keys, **changes.get(section, {})} for section, keys in self.settings.items()}
         path = self.folder / name
-        lines = []
-        sections |= {section: keys for section, keys in changes.items() if section not in sections}
-        for section, keys in sections.items():
-            lines.append(f"[{section}]")
-            lines += [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
-        path.write_text("\n".join(lines) + "\n")
+        write_toml(path, merged(self.settings, changes))
         return path
 
     def upload(self, name: str, content: bytes | samples.Content, **how: Any) -> StoredFile:
@@ -99,15 +109,16 @@ class Site:
 
     def announce(self, name: str, file: StoredFile, **how: Any) -> None:
         """Publish the pool's message of an upload; `how` goes to `samples.upload`."""
-        self.publish(samples.upload(f"{ROOT}{FOLDER}/{name}", file.size_bytes, file.pnfsid, date=time.time(), **how))
+        how.setdefault("date", samples.java_date(time.time()))
+        self.publish(samples.upload(f"{ROOT}{FOLDER}/{name}", file.size_bytes, file.pnfsid, **how))
 
     def publish(self, *values: bytes | None) -> None:
         self.kafka.produce(self.topic, values)
 
     @contextlib.contextmanager
-    def daemon(self, config: Path | None = None, **environment: str) -> Iterator[DaemonProcess]:
-        """Run `dcalqr run`; on exit it is told to end, and killed if it does not."""
-        process = DaemonProcess(config or self.write_config(), self.folder, environment)
+    def daemon(self, config: Path | None = None, module: str = "dcalqr", **environment: str) -> Iterator[DaemonProcess]:
+        """Run `dcalqr run`; on exit it is told to end, and killed if it does not. `module` may stand in for dcalqr."""
+        process = DaemonProcess(config or self.write_config(), self.folder, environment, module)
         try:
             yield process
         finally:
@@ -148,11 +159,11 @@ class Site:
 class DaemonProcess:
     """`dcalqr run` as a process; its log is read as JSON lines."""
 
-    def __init__(self, config: Path, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(self, config: Path, folder: Path, environment: dict[str, str], module: str = "dcalqr") -> None:
         self.log_path = folder / f"{config.stem}.log"
         self._log = self.log_path.open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dcalqr", "run", "--config", str(config)],
+            [sys.executable, "-m", module, "run", "--config", str(config)],
             stdout=self._log,
             stderr=self._log,
             env={**os.environ, **environment},

@@ -1,0 +1,255 @@
+"""`dcalqr check`: what it says and how it ends, offline and with --online."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcalqr import errors
+from dcalqr.check import Findings, _look_at_folder, look
+from dcalqr.config import load
+from dcalqr.testing.door import Fault
+from tests.support.ports import free_ports
+from tests.support.site import FOLDER, SETTLE_SECONDS, Site
+
+
+def check(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dcalqr", "check", "--config", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=SETTLE_SECONDS,
+        check=False,
+    )
+
+
+async def look_at(site: Site, **changes: dict[str, Any]) -> Findings:
+    return await look(load(site.write_config("dcalqr.toml", **changes)))
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[None]:
+    assert os.geteuid() == 0, "these tests change the user: run them as root"
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+@contextlib.contextmanager
+def open_to_all(folder: Path) -> Iterator[None]:
+    """Let other users reach a folder of pytest's."""
+    above = [each for each in (folder, *folder.parents) if not each.stat().st_mode & 0o001]
+    modes = {each: each.stat().st_mode for each in above}
+    for each, mode in modes.items():
+        each.chmod(mode | 0o011)
+    try:
+        yield
+    finally:
+        for each, mode in modes.items():
+            each.chmod(mode)
+
+
+# --- the file alone -----------------------------------------------------------------------------------------------
+
+
+def test_a_good_file_is_well_formed_and_its_doubts_are_warnings(site: Site) -> None:
+    config = site.write_config(local={"proxy": str(site.folder / "none")}, dcache={"requirechecksum": False})
+    done = check(config)
+    assert done.returncode == 0
+    assert f"{config}: well-formed" in done.stdout
+    assert "warning: dcache.requirechecksum: false accepts files by their size alone" in done.stdout
+    assert f"warning: local.proxy: {site.folder}/none: No such file" in done.stdout
+    assert done.stderr == ""
+    assert not site.door.requests
+
+
+BROKEN: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
+    "unknown key": ({"dcache": {"maxdownload": 3}}, "dcache.maxdownload = 3: unknown key; did you mean maxdownloads?"),
+    "unknown section": ({"kafak": {"topic": "x"}}, "[kafak]: unknown section; did you mean [kafka]?"),
+    "no servers": ({"kafka": {"servers": []}}, "kafka.servers"),
+    "server without port": ({"kafka": {"servers": ["kafka"]}}, "kafka.servers[0]"),
+    "http door": ({"dcache": {"url": "http://door:2880/"}}, "dcache.url"),
+    "relative folder": ({"dcache": {"folder": "lsst"}}, "dcache.folder"),
+    "no number": ({"dcache": {"timeout": "600"}}, "dcache.timeout"),
+    "no mode": ({"local": {"permissions": "rwx"}}, "local.permissions"),
+    "root as destination": ({"local": {"downloadfolder": "/"}}, "local.downloadfolder"),
+    "instance with a slash": ({"daemon": {"instance": "a/b"}}, "daemon.instance"),
+    "sasl without password": ({"kafka": {"security": "sasl_ssl"}}, "kafka.saslpasswordfile is missing"),
+    "everything watched": ({"dcache": {"pool": "/", "folder": "/"}}, "dcache.folder"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_ends_with_78_and_names_the_key(site: Site, case: str) -> None:
+    changes, words = BROKEN[case]
+    done = check(site.write_config("dcalqr.toml", **changes))
+    assert done.returncode == 78
+    assert words in done.stderr
+    assert "the configuration is refused" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[kafka\n", "line 1, column 7"),
+        (b"\xff\xfe[kafka]\n", "not UTF-8 at line 1, column 1"),
+        (b"", "[kafka] is missing"),
+        (b"a = " + b"9" * 5000, "not to be understood"),
+        (b"x = " + b"[" * 5000, "not to be understood"),
+    ],
+)
+def test_what_is_no_configuration_at_all_ends_with_78(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_bytes(content)
+    done = check(path)
+    assert done.returncode == 78
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["nowhere.toml", "."])
+def test_a_file_that_cannot_be_read_ends_with_78(tmp_path: Path, name: str) -> None:
+    done = check(tmp_path / name)
+    assert done.returncode == 78
+    assert "cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_name_with_controls_forges_no_line(tmp_path: Path) -> None:
+    done = check(tmp_path / "a\nok: all is well\x1b[2J")
+    assert done.returncode == 78
+    assert "\x1b" not in done.stderr
+    assert not any(line.startswith("ok:") for line in done.stderr.splitlines())
+
+
+# --- with the world around it -------------------------------------------------------------------------------------
+
+
+def test_online_all_is_well(site: Site) -> None:
+    site.publish(b"{}", b"{}")
+    done = check(site.write_config(), "--online")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"ok: {site.download}: writable" in done.stdout
+    assert f"ok: {site.pki.proxy}: valid until" in done.stdout
+    assert f"ok: {site.door.url}{FOLDER}: the door serves the folder" in done.stdout
+    assert f"ok: {site.topic}: 4 partitions, 2 records, offsets committed for 0" in done.stdout
+    assert "wrong:" not in done.stdout
+    assert "warning:" not in done.stdout
+    assert done.stderr == ""
+    assert not list(site.download.iterdir())
+    assert not (site.folder / "failed.csv").exists()
+    assert not (site.folder / "failed.state").exists()
+
+
+def test_online_kafka_down_ends_with_69(site: Site) -> None:
+    [port] = free_ports(1)
+    done = check(site.write_config(kafka={"servers": [f"127.0.0.1:{port}"]}), "--online")
+    assert done.returncode == 69
+    assert "wrong: Kafka is not available" in done.stdout
+    assert "ok: " in done.stdout  # the rest is looked at all the same
+    assert "Traceback" not in done.stderr
+    assert "Unclosed" not in done.stderr
+
+
+async def test_online_a_missing_topic_is_named(site: Site) -> None:
+    found = await look_at(site, kafka={"topic": "nobody-made-this"})
+    assert found.exit_code == 69
+    assert any("topic nobody-made-this" in words for words in found.bad)
+
+
+async def test_online_a_missing_folder_cannot_be_created_into(site: Site) -> None:
+    found = await look_at(site, local={"downloadfolder": str(site.folder / "missing")})
+    assert found.exit_code == errors.EXIT_CANNOT_CREATE
+    assert any("missing" in words for words in found.bad)
+
+
+async def test_online_a_file_system_that_was_mounted_and_is_not_is_missed(site: Site) -> None:
+    (site.folder / "failed.state").mkdir()
+    (site.folder / "failed.state" / "hints.json").write_text(f'{{"groups": [], "mount_point": "{site.download}"}}')
+    found = await look_at(site)
+    assert found.exit_code == errors.EXIT_CANNOT_CREATE
+    assert f"{site.download} is not mounted" in found.bad[0]
+    assert not (site.folder / "failed.state" / "lock").exists()
+
+
+def test_online_a_folder_that_may_not_be_written_has_no_permission(site: Site) -> None:
+    config, findings = load(site.write_config()), Findings()
+    with open_to_all(site.folder), nobody():
+        _look_at_folder(config, findings)
+    assert findings.exit_code == errors.EXIT_NO_PERMISSION
+
+
+def test_online_a_dropped_setgid_bit_is_a_warning_with_the_groups_name(site: Site) -> None:
+    config = load(site.write_config())
+    os.chown(site.download, 65534, 0)
+    site.download.chmod(0o2755)  # what is made in it is of its group
+    findings = Findings()
+    with open_to_all(site.folder), nobody():
+        _look_at_folder(config, findings)
+    assert findings.exit_code == 0, findings.bad
+    assert ["setgid bit is dropped" in words and words.endswith("group root") for words in findings.warnings] == [True]
+
+
+async def test_online_an_expired_proxy_ends_with_77_without_asking_the_door(site: Site) -> None:
+    found = await look_at(site, local={"proxy": str(site.pki.proxy_expired)})
+    assert found.exit_code == errors.EXIT_NO_PERMISSION
+    assert any("expired" in words for words in found.bad)
+    assert not site.door.requests
+
+
+@pytest.mark.parametrize("proxy", ["proxy_broken", "proxy_no_chain", "proxy_unknown_ca", "proxy_revoked"])
+async def test_online_a_proxy_that_is_not_good_ends_with_77(site: Site, proxy: str) -> None:
+    found = await look_at(site, local={"proxy": str(getattr(site.pki, proxy))})
+    assert found.exit_code == errors.EXIT_NO_PERMISSION, found
+
+
+async def test_online_a_proxy_that_expires_soon_is_a_warning(site: Site) -> None:
+    proxy = site.pki.new_proxy(site.folder / "proxy", 1200)
+    found = await look_at(site, local={"proxy": str(proxy)})
+    assert found.exit_code == 0
+    assert any("proxy expires in" in words for words in found.warnings)
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 77), (403, 77), (404, 69), (500, 69), (302, 69)])
+async def test_online_a_door_that_refuses_is_told(site: Site, status: int, code: int) -> None:
+    site.door.faults.add(Fault("door", status=status))
+    found = await look_at(site)
+    assert found.exit_code == code, found
+
+
+async def test_online_a_door_that_is_down_is_told(site: Site) -> None:
+    site.door.stop()
+    found = await look_at(site)
+    assert found.exit_code == errors.EXIT_UNAVAILABLE
+    assert any("cannot be reached" in words for words in found.bad)
+
+
+async def test_online_the_root_of_the_door_may_be_the_watched_folder(site: Site) -> None:
+    found = await look_at(site, dcache={"folder": "/"})
+    assert found.exit_code == 0, found
+    assert any(words.startswith(f"{site.door.url}: the door serves") for words in found.good)
+
+
+async def test_online_everything_wrong_is_told_at_once(site: Site) -> None:
+    [port] = free_ports(1)
+    site.door.stop()
+    found = await look_at(
+        site, kafka={"servers": [f"127.0.0.1:{port}"]}, local={"downloadfolder": str(site.folder / "missing")}
+    )
+    assert len(found.bad) == 3
