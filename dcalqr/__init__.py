@@ -1,4 +1,4 @@
-"""dcalqr copies what is uploaded to dCache to local storage, within seconds, with nothing lost and nothing half-written.
+"""dcalqr copies what is uploaded to dCache to local storage: within seconds, nothing lost, nothing half-written.
 
 This is the plug-in author's face; names are loaded on first use, so that a worker process and `--version` start small.
 """

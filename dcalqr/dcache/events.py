@@ -28,8 +28,8 @@ from dcalqr.dcache.fields import (
     Fields,
     check_path,
     code_of,
-    form_of,
     decoded,
+    form_of,
     pnfsid_of,
     shown,
     size_of,
@@ -182,34 +182,6 @@ class EventReader:
             return SKIP_FOLDER
         check_path(path)
         return path
-
-
-def rebuild(path: str, transfer_path: str, pnfsid: str, size_bytes: int | None, date: float | None) -> StorageEvent:
-    """Make an upload's event again from a row that kept no record bytes.
-
-    Parameters
-    ----------
-    path, transfer_path
-        As in the event; an empty transfer path means that it is the same.
-    pnfsid
-        Empty: unknown.
-    size_bytes
-        None or 0: unknown.
-    date
-        Seconds since the epoch, UTC.
-
-    Raises
-    ------
-    Unreadable
-        The values are none that `EventReader.read` would have let pass.
-    """
-    if not path.startswith("/"):
-        raise unreadable("path", f"billingPath is {shown(path)}")
-    path = single_slashes(path)
-    check_path(path)
-    fields: Fields = {"transferPath": transfer_path, "pnfsid": pnfsid, "fileSize": size_bytes, "status": {"code": 0}}
-    event = _event("transfer", fields | {"cellType": "pool"}, path)
-    return msgspec.structs.replace(event, date=date)
 
 
 def _not_an_upload(fields: Fields) -> Skip | None:

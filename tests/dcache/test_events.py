@@ -5,16 +5,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcalqr.dcache.dates import parse_date
-from dcalqr.dcache.events import LIMIT_BYTES, EventReader, rebuild
+from dcalqr.dcache.events import LIMIT_BYTES, EventReader
 from dcalqr.dcache.uploads import UploadFilter
 from dcalqr.errors import Unreadable
-from dcalqr.model import KNOWN_FORM, MATCH, Skip, StorageEvent, Verdict
+from dcalqr.model import Skip, StorageEvent, Verdict
 
 ROOT = "/pnfs/example.org/data/lsst"
 FOLDER = ROOT + "/lsst/user/j/jane.doe"
@@ -510,37 +509,6 @@ def test_a_date_without_a_sure_meaning_is_none(text: str) -> None:
 def test_no_text_makes_date_parsing_raise(text: str) -> None:
     date = parse_date(text)
     assert date is None or 9e8 < date < 5e9
-
-
-# --- rows of the failed-tasks file --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", [name for name in CASES if json.loads(CASES[name])["_decision"] == "match"])
-def test_an_upload_rebuilt_from_a_row_is_the_same_but_for_its_cell_and_matches(name: str) -> None:
-    event = event_of(CASES[name])
-    again = rebuild(event.path, event.transfer_path, event.pnfsid, event.size_bytes, event.date)
-    assert again == msgspec.structs.replace(event, cell="", form=KNOWN_FORM)
-    assert FILTER.judge(again) is MATCH
-
-
-@pytest.mark.parametrize(
-    ("path", "transfer_path", "pnfsid", "size", "reason"),
-    [
-        ("x", "", "", 1, "path"),
-        (FOLDER + "/../x", "", "", 1, "traversal"),
-        (FOLDER + "/x/", "", "", 1, "not_a_file"),
-        (FOLDER + "/a\nb", "", "", 1, "control"),
-        (FOLDER + "/x", "a\0", "", 1, "nul"),
-        (FOLDER + "/x", "", "a b", 1, "shape"),
-        (FOLDER + "/x", "", "", -1, "size"),
-    ],
-)
-def test_a_row_is_checked_as_strictly_as_a_record(
-    path: str, transfer_path: str, pnfsid: str, size: int, reason: str
-) -> None:
-    with pytest.raises(Unreadable) as caught:
-        rebuild(path, transfer_path, pnfsid, size, None)
-    assert caught.value.facts["reason"] == reason
 
 
 # --- whatever comes -----------------------------------------------------------------------------------------------

@@ -3,13 +3,24 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from dcalqr.dcache.events import rebuild
 from dcalqr.dcache.uploads import Folder, UploadFilter
 from dcalqr.model import LOOK_NOW, MATCH, Skip, StorageEvent
 
 FOLDER = "/pnfs/example.org/data/lsst/lsst/user/j/jane.doe"
 PNFSID = "0000A1B2C3D4E5F60718B70D32E51234F385"
-UPLOAD = rebuild(FOLDER + "/a/b.tar", "", PNFSID, 1000, 1_700_000_000.0)
+UPLOAD = StorageEvent(
+    kind="transfer",
+    cell_type="pool",
+    cell="pool-01",
+    path=FOLDER + "/a/b.tar",
+    transfer_path=FOLDER + "/a/b.tar",
+    pnfsid=PNFSID,
+    size_bytes=1000,
+    date=1_700_000_000.0,
+    code=0,
+    write=True,
+    p2p=False,
+)
 COMMIT = msgspec.structs.replace(
     UPLOAD, kind="request", cell_type="door", cell="SrmManager", write=False, transfer_path="/upload/1/uuid/b.tar"
 )
