@@ -7,7 +7,6 @@ process; the asyncio side gives the numbers, this function enforces them.
 from __future__ import annotations
 
 import http.client
-import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -130,9 +129,7 @@ def copy_once(order: CopyOrder, doors: fetch.Doors, root_fd: int, stop: Stop, pr
     )
 
 
-def _receive(
-    answer: fetch.Answer, part: landing.Part, order: CopyOrder, stop: Stop, watch: _Stopwatch
-) -> int:
+def _receive(answer: fetch.Answer, part: landing.Part, order: CopyOrder, stop: Stop, watch: _Stopwatch) -> int:
     """Write the body to the part; returns its Adler32."""
     read = _reader(answer, order, stop)
     block = memoryview(bytearray(min(BLOCK_BYTES, max(answer.size_bytes, 1))))
@@ -169,7 +166,7 @@ def _reader(answer: fetch.Answer, order: CopyOrder, stop: Stop) -> Callable[[mem
             count = answer.readinto(view)
         except TimeoutError as error:
             raise stalled(received, limits.stall_seconds) from error
-        except (OSError, ssl.SSLError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ssl.SSLError is an OSError
             if stop.is_set():
                 raise errors.Cancelled from error
             raise errors.ConnectionLost(host=answer.host, phase="body", why=str(error)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import Protocol
 
@@ -30,10 +31,15 @@ class Copier(Protocol):
         ------
         dcalqr.errors.TryError
             The attempt's; nothing is left behind.
+        dcalqr.errors.Cancelled
+            The copier is closing.
         """
 
     async def aclose(self, grace: float) -> None:
-        """Tell all running attempts to stop and wait for their answers, at most `grace` seconds."""
+        """Tell all running attempts to stop and wait for their answers, at most `grace` seconds; begin no other.
+
+        Whoever still awaits a `copy` gets `errors.Cancelled`.
+        """
 
 
 class Slots:
@@ -60,7 +66,8 @@ class Slots:
             if turn.done() and not turn.cancelled():
                 self.give_back()  # it was given in the moment of the cancel
             else:
-                self._waiting.remove(turn)
+                with contextlib.suppress(ValueError):  # `_wake` came first and has passed it over
+                    self._waiting.remove(turn)
             raise
 
     def give_back(self) -> None:

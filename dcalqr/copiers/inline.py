@@ -7,16 +7,17 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
-from functools import partial
 
+from dcalqr import errors
 from dcalqr.attempt import StopFlag, copy_once
 from dcalqr.copiers.contract import Slots, Watcher
 from dcalqr.dcache.fetch import Doors
 from dcalqr.dcache.tls import Trust
+from dcalqr.local.oserrors import translated
 from dcalqr.orders import CopyOrder, Landed
 
 # A stopped attempt answers as soon as its socket is shut down; only a hung disk takes longer, and it may take for ever.
-ANSWER_SECONDS = 30.0
+ANSWER_SECONDS = 5.0
 
 
 class _Clients:
@@ -28,12 +29,29 @@ class _Clients:
         self._users: dict[int, int] = {}
 
     def borrow(self, trust: Trust) -> Doors:
+        """Lend the Doors of a generation, or of a newer one if another order has brought it already.
+
+        Raises
+        ------
+        CredentialRefused
+            It cannot be loaded, and there is no older one to keep.
+        """
         with self._lock:
-            if self._doors is None or self._doors.trust != trust:
-                old, self._doors = self._doors, Doors(trust)
-                self._close_unused(old)
+            if self._doors is None or self._doors.trust.generation < trust.generation:
+                self._renew(trust)
+            assert self._doors is not None
             self._users[id(self._doors)] = self._users.get(id(self._doors), 0) + 1
             return self._doors
+
+    def _renew(self, trust: Trust) -> None:
+        try:
+            fresh = Doors(trust)
+        except errors.CredentialRefused:
+            if self._doors is None:
+                raise
+            return
+        old, self._doors = self._doors, fresh
+        self._close_unused(old)
 
     def give_back(self, doors: Doors) -> None:
         with self._lock:
@@ -90,6 +108,7 @@ class InlineCopier:
         self._root_fd = root_fd
         self._clients = _Clients()
         self._running: dict[str, tuple[StopFlag, asyncio.Future[Landed]]] = {}
+        self._closing = False
 
     async def copy(self, order: CopyOrder, watcher: Watcher) -> Landed:
         await self.slots.take()
@@ -100,51 +119,56 @@ class InlineCopier:
             self.slots.give_back()
             raise
         self._running[order.order_id] = (stop, answer)
-        answer.add_done_callback(partial(self._ended, order))
         try:
             return await asyncio.shield(answer)
         except asyncio.CancelledError:
-            if answer.done():
-                raise
-            return await self._stopped(order, stop, answer)
+            return await self._stopped(order.order_id, stop, answer)
 
-    def _ended(self, order: CopyOrder, answer: asyncio.Future[Landed]) -> None:
+    def _ended(self, order_id: str) -> None:
         """The attempt has answered: only this frees its slot."""
-        if not answer.cancelled():
-            answer.exception()  # seen, also when nobody waits any more
-        if self._running.pop(order.order_id, None) is None:
+        if self._running.pop(order_id, None) is None:
             self.stuck -= 1  # its slot was written off; the thread came back after all
         else:
             self.slots.give_back()
 
-    async def _stopped(self, order: CopyOrder, stop: StopFlag, answer: asyncio.Future[Landed]) -> Landed:
+    async def _stopped(self, order_id: str, stop: StopFlag, answer: asyncio.Future[Landed]) -> Landed:
         """Wait for the answer of an attempt that is told to stop; a further cancel does not shorten this."""
         stop.set()
-        done, _ = await asyncio.wait({answer}, timeout=ANSWER_SECONDS)
-        if not done:
-            self._write_off(order)
-            raise asyncio.CancelledError
+        loop = asyncio.get_running_loop()
+        until = loop.time() + ANSWER_SECONDS
+        while not answer.done() and (left := until - loop.time()) > 0:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({answer}, timeout=left)
+        self._write_off(order_id)
         if answer.exception() is None:
             return answer.result()
         raise asyncio.CancelledError
 
-    def _write_off(self, order: CopyOrder) -> None:
-        """Give up a silent thread: it is counted, and its slot serves another order."""
-        if self._running.pop(order.order_id, None) is not None:
+    def _write_off(self, order_id: str) -> None:
+        """Give up a thread if it is still silent: it is counted, and its slot serves another order."""
+        if order_id in self._running:
+            _, answer = self._running.pop(order_id)
+            _fail(answer, errors.Cancelled())
             self.stuck += 1
             self.slots.give_back()
 
     def _start(self, order: CopyOrder, stop: StopFlag, watcher: Watcher) -> asyncio.Future[Landed]:
+        if self._closing:
+            raise errors.Cancelled
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Landed] = loop.create_future()
         trust = self._trust()
-        root_fd = os.dup(self._root_fd())  # ours: the destination may be opened anew meanwhile
+        try:
+            root_fd = os.dup(self._root_fd())  # ours: the destination may be opened anew meanwhile
+        except OSError as error:
+            raise translated("dup", error) from error
 
         def tell(landed: Landed | None, error: BaseException | None) -> None:
-            if answer.cancelled():
-                return
+            self._ended(order.order_id)
+            if answer.done():
+                return  # it was written off
             if error is not None:
-                answer.set_exception(error)
+                _fail(answer, error)
             elif landed is not None:
                 answer.set_result(landed)
 
@@ -154,8 +178,12 @@ class InlineCopier:
             with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
                 loop.call_soon_threadsafe(tell, landed, error)
 
-        # A thread of its own and not an executor's: one that hangs on a dead mount must not keep the process from ending.
-        threading.Thread(target=attempt, name=f"order-{order.order_id[:8]}", daemon=True).start()
+        # A thread of its own and not an executor's: one that hangs on a dead mount must not keep the process alive.
+        try:
+            threading.Thread(target=attempt, name=f"order-{order.order_id[:8]}", daemon=True).start()
+        except RuntimeError as error:
+            os.close(root_fd)
+            raise errors.WorkerLost(why=str(error)) from error  # the system gives no more threads
         return answer
 
     def _attempt(
@@ -180,9 +208,17 @@ class InlineCopier:
         self.slots.resize(slots)
 
     async def aclose(self, grace: float) -> None:
-        running = list(self._running.values())
-        for stop, _ in running:
+        self._closing = True
+        running = dict(self._running)
+        for stop, _ in running.values():
             stop.set()
         if running:
-            await asyncio.wait({answer for _, answer in running}, timeout=grace)
+            await asyncio.wait({answer for _, answer in running.values()}, timeout=grace)
+        for order_id in running:
+            self._write_off(order_id)
         self._clients.close()
+
+
+def _fail(answer: asyncio.Future[Landed], error: BaseException) -> None:
+    answer.set_exception(error)
+    answer.exception()  # seen, also when nobody waits any more

@@ -67,6 +67,7 @@ class Door:
         self._trust = trust
         self._transport = transport or _stock_transport
         self._client: _Client | None = None
+        self._old: list[_Client] = []
         self._next_at = 0.0
 
     async def head(self, url: str) -> DoorFile:
@@ -99,7 +100,7 @@ class Door:
                 )
         except httpx.PoolTimeout as error:
             raise errors.DoorTimeout(seconds=HEAD_SECONDS) from error
-        except httpx.ConnectError as error:
+        except (httpx.ConnectError, UnicodeError) as error:  # UnicodeError: a host name that cannot be encoded
             raise self._connect_trouble(error, host) from error
         except httpx.ConnectTimeout as error:
             raise errors.Unreachable(host=host, why=f"no connection within {CONNECT_SECONDS:g} s") from error
@@ -111,7 +112,7 @@ class Door:
                 raise errors.CredentialRefused(why=f"TLS alert {cause.reason} from {host}") from error
             raise errors.ConnectionLost(host=host, phase="head", why=str(error) or type(error).__name__) from error
 
-    def _connect_trouble(self, error: httpx.ConnectError, host: str) -> errors.TryError:
+    def _connect_trouble(self, error: Exception, host: str) -> errors.TryError:
         cause = _tls_cause(error)
         if cause is None:
             return errors.Unreachable(host=host, why=str(error))
@@ -121,8 +122,8 @@ class Door:
 
     @contextlib.asynccontextmanager
     async def _lent(self) -> AsyncIterator[_Client]:
-        """Lend the present client; one of an older generation is closed by its last user."""
-        client = await self._present_client()
+        """Lend the present client; afterwards those of older generations are closed that nobody uses any more."""
+        client = self._present_client()
         client.users += 1
         try:
             yield client
@@ -130,13 +131,15 @@ class Door:
             # The pool may be out of order (httpcore#1093): the next request gets a new one.
             if client is self._client:
                 self._client = None
+                self._old.append(client)
             raise
         finally:
             client.users -= 1
-            if client is not self._client and not client.users:
-                await client.http.aclose()
+            for old in [old for old in self._old if not old.users]:
+                self._old.remove(old)
+                await old.http.aclose()
 
-    async def _present_client(self) -> _Client:
+    def _present_client(self) -> _Client:
         trust, old = self._trust(), self._client
         if old is not None and old.trust.generation == trust.generation:
             return old
@@ -147,8 +150,8 @@ class Door:
                 raise
             return old  # a failed load keeps the old generation
         self._client = fresh
-        if old is not None and not old.users:
-            await old.http.aclose()
+        if old is not None:
+            self._old.append(old)
         return fresh
 
     def _made(self, trust: tls.Trust) -> _Client:
@@ -169,9 +172,10 @@ class Door:
             await asyncio.sleep(at - now)
 
     async def aclose(self) -> None:
-        """Close the client; requests under way end as `ConnectionLost`."""
-        client, self._client = self._client, None
-        if client is not None:
+        """Close all connections; requests under way end as `ConnectionLost`."""
+        clients = [*self._old, *([self._client] if self._client else [])]
+        self._old, self._client = [], None
+        for client in clients:
             await client.http.aclose()
 
 

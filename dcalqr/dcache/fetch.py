@@ -121,7 +121,7 @@ def _follow(doors: Doors, order: CopyOrder, stop: Stop, progress: Progress) -> h
     url = order.url
     for _ in range(MOST_REDIRECTS + 1):
         origin = Origin.of(url)
-        response = _send(doors, order, url, origin == door, stop, progress)
+        response = _send(doors, order, url, stop, progress, at_door=origin == door)
         if response.status_code not in _REDIRECTS:
             _check_status(response, origin, at_door=origin == door)
             return response
@@ -139,7 +139,7 @@ def _drain(response: httpx.Response, seconds: float) -> None:
     if size_bytes is None or size_bytes > MOST_DRAINED_BYTES:
         return
     until = time.monotonic() + seconds
-    with suppress(OSError, http.client.HTTPException, httpx.HTTPError):
+    with suppress(OSError, http.client.HTTPException, httpx.HTTPError, ValueError):
         for _ in response.iter_raw():
             if time.monotonic() > until:
                 return
@@ -152,7 +152,8 @@ def _redirected(url: str, response: httpx.Response, order: CopyOrder) -> str:
         target = location if location.lower().startswith(("http://", "https://")) else urljoin(url, location)
         origin = Origin.of(target if location else "")
     except ValueError as error:
-        raise errors.RedirectRefused(target=location[:100], why=str(error)) from error
+        named = location.rpartition("@")[2][:100]  # whatever stands before may be somebody's password
+        raise errors.RedirectRefused(target=named, why=str(error)) from error
     if origin.scheme == "http" and not order.allow_http:
         raise errors.RedirectRefused(target=origin.host, why="it is plain http, and allowhttpredirect is false")
     if order.redirect_hosts and origin.host not in order.redirect_hosts and origin != Origin.of(order.url):
@@ -160,9 +161,7 @@ def _redirected(url: str, response: httpx.Response, order: CopyOrder) -> str:
     return target
 
 
-def _send(
-    doors: Doors, order: CopyOrder, url: str, at_door: bool, stop: Stop, progress: Progress  # noqa: FBT001
-) -> httpx.Response:
+def _send(doors: Doors, order: CopyOrder, url: str, stop: Stop, progress: Progress, *, at_door: bool) -> httpx.Response:
     if stop.is_set():
         raise errors.Cancelled
     origin = Origin.of(url)
@@ -199,9 +198,7 @@ def _target(url: str) -> bytes:
     return (path if path.startswith("/") else "/" + path).encode("ascii", "strict")
 
 
-def _translated(
-    error: Exception, origin: Origin, *, at_door: bool, order: CopyOrder, capath: str
-) -> errors.TryError:
+def _translated(error: Exception, origin: Origin, *, at_door: bool, order: CopyOrder, capath: str) -> errors.TryError:
     """Say what a foreign exception means."""
     host = f"{origin.host}:{origin.port}"
     unconnected = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)

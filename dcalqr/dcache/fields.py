@@ -144,6 +144,6 @@ def unreadable(reason: str, detail: str) -> Unreadable:
 
 
 def form_of(fields: Fields) -> str:
-    """The form of the message as it says itself: `VERSION` of doors, `version` of pools; anything odd as it is shown."""
+    """The form that the message says it has: `VERSION` of doors, `version` of pools; anything odd as it is shown."""
     value = fields.get("VERSION", fields.get("version", KNOWN_FORM))
     return value if isinstance(value, str) and len(value) <= LONGEST_FORM else shown(value)

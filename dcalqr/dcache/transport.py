@@ -89,7 +89,11 @@ class _Connection(http.client.HTTPConnection):
         self._reach(seconds, stop)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._tls is not None:
-            # The handshake comes after `attach`: wrapping takes the descriptor away from the socket attached so far.
+            # Wrapping takes the descriptor away from the socket attached so far, and loses one that is shut down
+            # meanwhile: so it is out of the stop's reach for that moment, and within it for the handshake.
+            if stop is not None:
+                stop.attach(None)
+                _end_if(stop)
             self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
             self.attach(stop)
             self.sock.do_handshake()
@@ -98,8 +102,8 @@ class _Connection(http.client.HTTPConnection):
         """As `socket.create_connection`, whose socket nobody could shut down before it is connected."""
         trouble: OSError | None = None
         for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
-            if stop is not None and stop.is_set():
-                raise ConnectionAbortedError("told to stop")
+            if stop is not None:
+                _end_if(stop)
             self.sock = socket.socket(family, kind, protocol)
             self.attach(stop)
             try:
@@ -129,6 +133,11 @@ class _Connection(http.client.HTTPConnection):
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
         stop.attach(shut_down)
+
+
+def _end_if(stop: Stop) -> None:
+    if stop.is_set():
+        raise ConnectionAbortedError("told to stop")
 
 
 class _Body(httpx.SyncByteStream):
@@ -258,9 +267,7 @@ class HttpClientTransport(httpx.BaseTransport):
         wire[0].body()
         return self._wrap(connection, response, request.extensions.get("stop"))
 
-    def _wrap(
-        self, connection: _Connection, response: http.client.HTTPResponse, stop: Stop | None
-    ) -> httpx.Response:
+    def _wrap(self, connection: _Connection, response: http.client.HTTPResponse, stop: Stop | None) -> httpx.Response:
         def give_back(whole: bool) -> None:  # noqa: FBT001 - a callback of one flag
             if stop is not None:
                 stop.attach(None)  # a late stop must not hit the order that takes this connection next
