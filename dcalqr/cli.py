@@ -135,7 +135,7 @@ def check(path: Path, online: bool) -> int:  # noqa: FBT001 - click gives flags 
         from dcalqr import log
         from dcalqr.check import look
 
-        log.configure("error")
+        log.configure("critical")  # what is wrong is said by the command itself, in words
         findings = asyncio.run(look(config))
         warnings += findings.warnings
         code = findings.exit_code
@@ -231,7 +231,7 @@ def offsets(path: Path, partition: int | None, to: str | None, yes: bool) -> int
     if (partition is None) != (to is None):
         raise click.UsageError("--partition and --to belong together")
     config = _load(path)
-    log.configure("error")
+    log.configure("critical")  # what is wrong is said by the command itself, in words
     return asyncio.run(_offsets(config, partition, to, yes=yes))
 
 

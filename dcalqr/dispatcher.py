@@ -6,6 +6,7 @@ visibility, for a retry, at a hold) holds no slot: slots are the Copier's, and t
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Callable
@@ -123,7 +124,10 @@ class Dispatcher:
                 outcome = await self.task.run(delivery.event, context)
             except errors.TryError as error:
                 await self._after(job, context, error)
-            except Exception as error:  # noqa: BLE001 - a plug-in's mistake must not stop the other files
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and self.runs.draining:
+                    raise
+                # A plug-in's mistake must not stop the other files; a cancel that nobody sent would end the job unsaid.
                 self._log.error("TASK_RAISED", exc_info=error, uuid=job.identity)
                 unexpected = errors.TransientError(why=f"{type(error).__name__}: {error}")
                 await self._after(job, context, unexpected)

@@ -296,7 +296,7 @@ class DoorHeld(HeldError):
 class CredentialRefused(DoorHeld):
     error_class = "credential"
     hold = "credential"
-    text = "the door refuses our credential: {why}"
+    text = "no usable credential: {why}"
 
 
 class Unreachable(DoorHeld):

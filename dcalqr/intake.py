@@ -18,7 +18,7 @@ from dcalqr.dispatcher import Dispatcher
 from dcalqr.kafka.offsets import OffsetTracker
 from dcalqr.local.failures import UnreadableFile
 from dcalqr.metrics.counters import Counters
-from dcalqr.model import KNOWN_FORM, LOOK_NOW, MATCH, Delivery, Origin, Settled, Skip, StorageEvent, Verdict
+from dcalqr.model import KNOWN_FORM, LOOK_NOW, MATCH, Decision, Delivery, Origin, Settled, Skip, StorageEvent, Verdict
 from dcalqr.plugins import Filter
 from dcalqr.rows import ROW_RETRY_SECONDS, failed_row, write_row
 
@@ -28,6 +28,8 @@ WATCHED_UPLOADS = 1000
 # Enough to recognise a message by, little enough for a log line.
 SAMPLE_BYTES = 256
 SAMPLE_SECONDS = 60.0
+# What a filter says no to without a reason.
+SKIP_FILTER = Skip("filter")
 
 
 class Record(Protocol):
@@ -130,7 +132,7 @@ class Intake:
     def _judge(self, event: StorageEvent, record: Record, tracker: OffsetTracker) -> Verdict | None:
         """Ask the filter; one that raises costs a row, not the daemon, unless it always does."""
         try:
-            verdict = self._filter.judge(event)
+            verdict = _verdict(self._filter.judge(event))
         except Exception as error:  # a plug-in's mistake
             self._broken += 1
             self._log.error("FILTER_RAISED", exc_info=error, partition=record.partition, offset=record.offset)
@@ -144,6 +146,8 @@ class Intake:
 
     async def _row(self, delivery: Delivery, error: errors.PermanentError) -> None:
         await write_row(self._dispatcher.rows, failed_row(delivery, self._dispatcher.task.name, None, error))
+        self._counters.failed[error.error_class] += 1
+        self._counters.settled[Settled.FAILED.value] += 1
         delivery.settle(Settled.FAILED)
 
     # --- unreadable -----------------------------------------------------------------------------------------------
@@ -206,6 +210,15 @@ class Intake:
             await asyncio.wait(self._appends, timeout=grace_seconds)
         for append in list(self._appends):
             append.cancel()
+
+
+def _verdict(answer: object) -> Verdict:
+    """Read what a filter says: a verdict, or yes or no; anything else is its mistake."""
+    if isinstance(answer, bool):
+        return MATCH if answer else SKIP_FILTER
+    if not isinstance(answer, Decision | Skip):
+        raise TypeError(f"{answer!r} is no verdict")
+    return answer
 
 
 def _delivery(event: StorageEvent, record: Record, tracker: OffsetTracker) -> Delivery:

@@ -57,7 +57,7 @@ class TaskContext:
 class Filter(Protocol):
     """Judges an event: pure and fast, for it sees every record of the topic."""
 
-    def judge(self, event: StorageEvent) -> Verdict: ...
+    def judge(self, event: StorageEvent) -> Verdict | bool: ...
 
 
 class Task(Protocol):

@@ -39,7 +39,8 @@ class Runs:
 
     def wake(self, job: Job) -> None:
         """Tell a job that there is something its last look may not have seen."""
-        self._wakes[job.identity].set()
+        if job.identity in self._wakes:  # a drain may have ended it
+            self._wakes[job.identity].set()
 
     def looking(self, job: Job) -> None:
         """The job looks now: from here on a wake is about what this look may miss."""

@@ -90,8 +90,8 @@ class Transfer:
 
     @property
     def part_names(self) -> set[bytes]:
-        """The part files of the orders outstanding."""
-        return {running.part_name for running in self.running.values()}
+        """The part files of the orders outstanding; safe to read from any thread."""
+        return {running.part_name for running in list(self.running.values())}
 
     def key(self, event: StorageEvent) -> str:
         return event.path
@@ -118,8 +118,6 @@ class Transfer:
             await self._door.head(self._places.folder_url)
         except errors.Forbidden as error:
             raise errors.CredentialRefused(why="HTTP 403 for the configured folder", http_status=403) from error
-        except errors.Unreachable:
-            raise
         except (errors.ConnectionLost, errors.DoorTimeout) as error:
             raise errors.Unreachable(host=self._dcache.url, why=str(error)) from error
         except (errors.NotFound, errors.TransientError):
@@ -220,6 +218,8 @@ class Transfer:
     def _late(self, event: StorageEvent, context: TaskContext) -> errors.NeverVisible:
         """Judge a path that still holds another file than the staged upload."""
         context.memory["look"] = True
+        if context.removed:
+            raise errors.NotFound(host=self._dcache.url)  # for this upload the path is empty, and will stay so
         if time.time() < visible_until(event, context.first_try_at, self._dcache.visibleseconds):
             raise errors.NotYet(why="the path still holds another file", http_status=200)
         return errors.NeverVisible(seconds=round(time.time() - context.first_try_at), http_status=200)

@@ -24,11 +24,21 @@ from dcalqr.kafka.topics import partitions_of
 # Bootstrap, metadata of a topic that may not exist (one request time-out), coordinator.
 START_SECONDS = 60.0
 FIRST_REBUILD_SECONDS = 1.0
-LONGEST_REBUILD_SECONDS = 30.0
+# Behind it come the join and, where a session has yet to end, its 15 s: together less than the 30 s after which an
+# outage that is over has to be forgotten.
+LONGEST_REBUILD_SECONDS = 10.0
+# A membership that lived as long was a good one: what ended it is a new trouble, not the old one again.
+GOOD_SECONDS = 60.0
 OUTAGE_LINE_SECONDS = 60.0
 WATCH_SECONDS = 1.0
 # At the end, a poll that hangs in a rebalance is not waited for.
 LAST_POLL_SECONDS = 1.0
+# All that `run` may have under way has a limit of its own, but for asking which partitions there are: a time-out of a
+# request.
+END_SECONDS = 5.0
+
+# What another membership may cure.
+_CURABLE = (KafkaError, OSError, errors.StartError, OffsetsLost, Broken)
 
 
 class Consumer:
@@ -52,9 +62,10 @@ class Consumer:
         self._kafka, self._receiver, self._groups = kafka, receiver, groups
         self._session_seconds = session_seconds
         self._log = log.get()
-        self._stopping = asyncio.Event()
+        self._work: asyncio.Task[None] | None = None
         self._renewed = asyncio.Event()
-        self._quiet = self._frozen = False
+        self._quiet = self._frozen = self._closed = False
+        self._offsets_lost = False
         self._said_at = float("-inf")
         self.membership: Membership | None = None
         self.trouble = "not connected yet"
@@ -70,38 +81,57 @@ class Consumer:
         FatalError
             The receiver cannot go on; nothing further will be committed.
         """
+        if self._closed:
+            return
+        self._work = asyncio.create_task(self._live(), name="kafka")
+        try:
+            await asyncio.wait({self._work})
+        finally:
+            self._work.cancel()
+        if not (self._closed and self._work.cancelled()):
+            self._work.result()
+
+    async def _live(self) -> None:
+        """Be a member, again and again: whatever ends a membership, another one may cure it."""
         wait = FIRST_REBUILD_SECONDS
-        while not self._stopping.is_set():
+        while True:
+            began_at = time.monotonic()
             try:
-                await self._join()
-                wait = FIRST_REBUILD_SECONDS
-                await self._consume()
-            except errors.FatalError:
-                self._frozen = True
-                raise
-            except (KafkaError, OSError, errors.StartError, OffsetsLost, Broken) as error:
+                await self._consume(await self._join())
+            except _CURABLE as error:
                 self._complain(error)
-            if self._stopping.is_set() or self._quiet:
+            except Exception:
+                self.freeze()
+                raise
+            if self._quiet:
                 return
             await self._leave()
             self.rebuilds += 1
-            await self._rest(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+            if time.monotonic() - began_at > GOOD_SECONDS:
+                wait = FIRST_REBUILD_SECONDS
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             wait = min(2 * wait, LONGEST_REBUILD_SECONDS)
 
-    async def _join(self) -> None:
+    async def _join(self) -> Membership:
         group, topic = self._kafka.consumergroup, self._kafka.topic
         self.turned_at = time.monotonic()
+        self._renewed.clear()  # what was renewed before is read now
         with settings.LastComplaint() as complaint:
             try:
                 async with asyncio.timeout(START_SECONDS):
-                    await commit_start_points(self._kafka, group_seen=self._groups.group_seen(group, topic))
-                    self.membership = Membership(self._kafka, self._receiver, self._groups, self._session_seconds)
-                    self.membership.quiet = self._quiet
-                    await self.membership.start()
+                    seen = self._groups.group_seen(group, topic)
+                    await commit_start_points(self._kafka, group_seen=seen, for_all=self._offsets_lost)
+                    self._offsets_lost = False
+                    membership = Membership(self._kafka, self._receiver, self._groups, self._session_seconds)
+                    membership.quiet, membership.frozen = self._quiet, self._frozen
+                    self.membership = membership
+                    await membership.start()
+            except OffsetsLost:
+                self._offsets_lost = True
+                raise
             except (KafkaError, TimeoutError) as error:
                 raise Broken(complaint.explain(error)) from error
-        self.trouble = ""
-        self._log.info("CONNECTED", servers=list(self._kafka.servers), topic=topic)
+        return membership
 
     def _complain(self, error: Exception) -> None:
         self.trouble = str(error) or type(error).__name__
@@ -110,63 +140,79 @@ class Consumer:
             self._said_at = now
             self._log.error("KAFKA_UNAVAILABLE", message=self.trouble, servers=list(self._kafka.servers))
 
-    async def _rest(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
-
     # --- one membership -------------------------------------------------------------------------------------------
 
-    async def _consume(self) -> None:
-        assert self.membership is not None
+    async def _consume(self, membership: Membership) -> None:
+        """Work until something of it ends; returns when the credentials were renewed."""
         work = {
-            asyncio.create_task(self._poll(self.membership), name="kafka-poll"),
-            asyncio.create_task(self._commit(self.membership), name="kafka-commit"),
-            asyncio.create_task(self._watch(self.membership), name="kafka-watch"),
-            asyncio.create_task(self._renewal(self.membership), name="kafka-renewal"),
+            asyncio.create_task(self._poll(membership), name="kafka-poll"),
+            asyncio.create_task(self._commit(membership), name="kafka-commit"),
+            asyncio.create_task(self._watch(membership), name="kafka-watch"),
+            asyncio.create_task(self._renewal(membership), name="kafka-renewal"),
         }
-        stopping = asyncio.create_task(self._stopping.wait())
+        ends: list[BaseException] = []
+        for task in work:
+            task.add_done_callback(lambda task: ends.extend(_failure(task)))
         try:
-            done, _ = await asyncio.wait({*work, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            for ended in done:
-                ended.result()
+            await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (*work, stopping):
+            for task in work:
                 task.cancel()
-            await asyncio.wait({*work, stopping}, timeout=LAST_POLL_SECONDS)
+            await asyncio.wait(work, timeout=LAST_POLL_SECONDS)
+        # Several may have ended at once: what no other membership cures goes first.
+        for error in sorted(ends, key=lambda error: isinstance(error, _CURABLE)):
+            raise error
 
     async def _poll(self, membership: Membership) -> None:
         while True:
-            await membership.poll()
+            try:
+                await membership.poll()
+            except errors.FatalError:
+                self.freeze()
+                raise
             self.turned_at = time.monotonic()
+            if self.trouble and membership.is_reading():
+                self.trouble = ""
+                self._log.info("CONNECTED", servers=list(self._kafka.servers), topic=self._kafka.topic)
 
     async def _commit(self, membership: Membership) -> None:
         while True:
             await asyncio.sleep(self._kafka.commitseconds)
-            if not self._frozen:
-                await membership.commit()
+            await membership.commit()
 
     async def _watch(self, membership: Membership) -> None:
-        while not membership.is_silent():  # noqa: ASYNC110 - silence sets no event
+        while True:
             await asyncio.sleep(WATCH_SECONDS)
-        raise Broken(await self._reason())
+            if time.monotonic() - self.turned_at > SILENCE_SECONDS:
+                raise Broken(f"a rebalance has not ended for {SILENCE_SECONDS:g} s")
+            if membership.is_silent():
+                raise Broken(await self._reason())
 
     async def _reason(self) -> str:
         """Deleted topic, dead broker and hung broker all look like an empty poll: ask the metadata which it is."""
-        try:
-            async with asyncio.timeout(COMMIT_SECONDS):
-                await partitions_of(self._kafka.topic, settings.connection(self._kafka))
-        except (KafkaError, TimeoutError) as error:
-            return str(error) or "the brokers do not answer"
-        return f"no fetch was answered for {SILENCE_SECONDS:.0f} s"
+        return await self._obstacle() or f"no fetch was answered for {SILENCE_SECONDS:g} s"
+
+    async def _obstacle(self) -> str | None:
+        """Say why a new connection would not see the topic; None: it would."""
+        with settings.LastComplaint() as complaint:
+            try:
+                async with asyncio.timeout(COMMIT_SECONDS):
+                    await partitions_of(self._kafka.topic, settings.connection(self._kafka))
+            except TimeoutError:
+                return "the brokers do not answer"
+            except (KafkaError, OSError, errors.StartError) as error:
+                return complaint.explain(error)
+        return None
 
     async def _renewal(self, membership: Membership) -> None:
-        await self._renewed.wait()
-        self._renewed.clear()
-        await membership.commit()
-        raise Broken("the credentials are read again")
+        """Return when there are new credentials that are good: bad ones must not cost a membership that works."""
+        while True:
+            await self._renewed.wait()
+            self._renewed.clear()
+            obstacle = await self._obstacle()
+            if obstacle is None:
+                return await membership.commit()
+            self._log.error("KAFKA_CREDENTIALS", message=f"not used, the old connection stays: {obstacle}")
 
     def renew(self, kafka: Kafka) -> None:
         """Join anew, with the credentials that are on disk now."""
@@ -184,12 +230,17 @@ class Consumer:
     def freeze(self) -> None:
         """Commit nothing any more."""
         self._frozen = True
+        if self.membership is not None:
+            self.membership.frozen = True
 
     async def aclose(self) -> None:
         """Make the final commit, then leave the group."""
-        self._quiet = True
-        self._stopping.set()
-        if self.membership is not None and not self._frozen:
+        self.quiesce()
+        self._closed = True
+        if self._work is not None:
+            self._work.cancel()
+            await asyncio.wait({self._work}, timeout=END_SECONDS)
+        if self.membership is not None:
             await self.membership.commit()
         await self._leave()
 
@@ -197,3 +248,9 @@ class Consumer:
         membership, self.membership = self.membership, None
         if membership is not None:
             await membership.aclose()
+
+
+def _failure(task: asyncio.Task[None]) -> list[BaseException]:
+    """Return what a task that ended has raised, so that asyncio need not complain of it later."""
+    error = None if task.cancelled() else task.exception()
+    return [] if error is None else [error]

@@ -7,13 +7,11 @@ another one.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Collection, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
@@ -22,14 +20,18 @@ from dcalqr import log
 from dcalqr.config import Kafka
 from dcalqr.kafka import settings
 from dcalqr.kafka.contract import Groups, Receiver
+from dcalqr.kafka.ending import stop
 from dcalqr.kafka.offsets import OffsetTracker
+from dcalqr.kafka.silence import Silence
+from dcalqr.kafka.startpoints import OffsetsLost, assigned_points, by_number, lost_range
 
 POLL_SECONDS = 0.2
 # A batch is judged in one synchronous step: 500 records are about 3 ms of the event loop.
 BATCH_RECORDS = 500
 REVOCATION_SECONDS = 1.0
 COMMIT_SECONDS = 10.0
-STOP_SECONDS = 10.0
+# Commits fail again and again during an outage; one line says so.
+COMMIT_LINE_SECONDS = 60.0
 # No fetch answer for so long: it has gone silent.
 SILENCE_SECONDS = 300.0
 
@@ -68,15 +70,18 @@ class Membership:
             max_poll_interval_ms=int(settings.POLL_INTERVAL_SECONDS * 1000),
             fetch_max_bytes=settings.FETCH_BYTES,
             max_partition_fetch_bytes=settings.PARTITION_FETCH_BYTES,
-            partition_assignment_strategy=(StickyPartitionAssignor, RoundRobinPartitionAssignor),
+            # One only: aiokafka 0.14 sends a JoinGroup for each assignor, so two of them mean two rebalances.
+            partition_assignment_strategy=(StickyPartitionAssignor,),
         )
         self._trackers: dict[TopicPartition, OffsetTracker] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._changing = True  # the start points of the coming assignment are not set yet
         self._full = False
         self._trouble: Exception | None = None
-        self._began_at = time.time()
+        self._silence = Silence()
+        self._said_at = float("-inf")
         self.quiet = False  # the instance drains: what is polled is not taken, and so never committed
+        self.frozen = False  # something is broken that nobody understands: nothing is committed
         self.halted: dict[int, str] = {}
         self.rebalances = self.commit_failures = self.stale_batches = 0
         self.last_commit_at: float | None = None
@@ -105,6 +110,8 @@ class Membership:
             The receiver cannot go on.
         """
         self._apply_pause()
+        if self._trouble is not None:
+            raise self._trouble
         try:
             batches = await self._consumer.getmany(timeout_ms=int(POLL_SECONDS * 1000), max_records=BATCH_RECORDS)
         except OffsetOutOfRangeError as error:
@@ -171,7 +178,9 @@ class Membership:
         """The offset we want is not in the log: deleted by retention, or the topic was made anew."""
         for partition, wanted in offsets.items():
             first = (await self._consumer.beginning_offsets([partition]))[partition]
-            why = f"offset {wanted} is gone, the log begins at {first}: {max(0, first - wanted)} records deleted unread"
+            if partition not in self._trackers:
+                continue  # meanwhile it is somebody else's, or will be read from the committed offset again
+            why = lost_range(wanted, first)
             halt = self._kafka.onoffsetloss == "halt"
             number = partition.partition
             hint = f"stop all instances, then: dcalqr offsets --partition {number} --to earliest|latest|TIME|OFFSET"
@@ -194,19 +203,21 @@ class Membership:
         self._trackers.clear()
         self._committed.clear()
         self.halted.clear()
-        points: dict[TopicPartition, int] = {}
-        for partition in partitions:
-            committed = await self._consumer.committed(partition)
-            if committed is None:  # a new partition: the group has offsets, see `startpoints`
-                committed = (await self._consumer.beginning_offsets([partition]))[partition]
-            points[partition] = committed
+        points = await assigned_points(self._consumer, self._kafka, partitions)
         for partition, offset in points.items():
             self._consumer.seek(partition, offset)
             self._trackers[partition] = OffsetTracker(partition.topic, partition.partition, offset)
         self._changing = False
-        if partitions:
-            self._groups.remember_group(self._kafka.consumergroup, self._kafka.topic)
+        self._apply_pause()  # a poll that waited for this assignment goes on with it
         self._log.info("REBALANCE", partitions=sorted(p.partition for p in partitions), offsets=by_number(points))
+        if partitions:
+            self._remember_group()
+
+    def _remember_group(self) -> None:
+        try:
+            self._groups.remember_group(self._kafka.consumergroup, self._kafka.topic)
+        except OSError as error:  # a hint for later; consuming does not depend on it
+            self._log.warning("STATE", message=f"the state folder cannot take note of the group: {error}")
 
     async def revoked(self) -> None:
         """Commit the marks, within a second; called before joining anew. Running copies go on."""
@@ -218,6 +229,8 @@ class Membership:
         """Keep what a listener raises: aiokafka only logs it."""
         try:
             await change
+        except OffsetsLost as error:
+            self._trouble = error
         except Exception as error:  # noqa: BLE001 - the poll raises it again
             self._trouble = Broken(f"rebalance: {error!r}")
 
@@ -227,14 +240,16 @@ class Membership:
         """Commit the marks that changed, within a limit; what fails is dropped, the next one says more anyway."""
         marks = {partition: tracker.mark() for partition, tracker in self._trackers.items()}
         changed = {partition: mark for partition, mark in marks.items() if self._committed.get(partition) != mark}
-        if not changed:
+        if not changed or self.frozen:
             return
         try:
             async with asyncio.timeout(seconds):
                 await self._consumer.commit({p: OffsetAndMetadata(mark, "") for p, mark in changed.items()})
         except (KafkaError, TimeoutError) as error:
             self.commit_failures += 1
-            self._log.warning("COMMIT_FAILED", message=str(error) or type(error).__name__)
+            if time.monotonic() - self._said_at >= COMMIT_LINE_SECONDS:
+                self._said_at = time.monotonic()
+                self._log.warning("COMMIT_FAILED", message=str(error) or type(error).__name__)
             return
         self._committed.update(changed)
         self.last_commit_at = time.time()
@@ -243,13 +258,20 @@ class Membership:
     # --- looking --------------------------------------------------------------------------------------------------
 
     def is_silent(self) -> bool:
-        """Whether no fetch was answered for long although some partition is not paused."""
-        reading = [p for p in self._consumer.assignment() if p not in self._consumer.paused()]
-        if not reading and self._consumer.assignment():
-            return False
-        stamps = [self._consumer.last_poll_timestamp(partition) for partition in reading]
-        answered = [stamp / 1000 for stamp in stamps if stamp is not None]
-        return bool(time.time() - max([self._began_at, *answered]) > SILENCE_SECONDS)
+        """Whether no fetch was answered for long for some partition that is not paused; to be asked regularly."""
+        stamps = self._stamps()
+        if not self._consumer.assignment() and not self._consumer.partitions_for_topic(self._kafka.topic):
+            stamps[None] = None  # not a spare member: there is nothing any more to be assigned
+        return self._silence.longest(stamps, time.monotonic()) > SILENCE_SECONDS
+
+    def is_reading(self) -> bool:
+        """Whether an assignment is there, and what is to be read of it is fetched."""
+        return not self._changing and None not in self._stamps().values()
+
+    def _stamps(self) -> dict[TopicPartition | None, int | None]:
+        """Return when the last fetch was answered (ms since the epoch; None: never), for what is not paused."""
+        reading = self._consumer.assignment() - self._consumer.paused()
+        return {partition: self._consumer.last_poll_timestamp(partition) for partition in reading}
 
     def lag(self) -> dict[int, int]:
         """Return the records behind each partition's mark (count)."""
@@ -261,16 +283,8 @@ class Membership:
         return {partition.partition: tracker.mark() for partition, tracker in self._trackers.items()}
 
     async def aclose(self) -> None:
-        """Leave the group; bounded, and whatever aiokafka raises meanwhile is of no interest."""
-
-        async def stop() -> None:
-            with contextlib.suppress(Exception, asyncio.CancelledError):  # stop() cancels what it should not
-                await self._consumer.stop()
-
-        stopping = asyncio.create_task(stop())
-        _, late = await asyncio.wait({stopping}, timeout=STOP_SECONDS)
-        if late:
-            stopping.cancel()
+        """Leave the group, within a few seconds."""
+        await stop(self._consumer)
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
@@ -282,8 +296,3 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         await self._membership.listening(self._membership.assigned(assigned))
-
-
-def by_number(offsets: Mapping[TopicPartition, int]) -> dict[str, int]:
-    """Return offsets by partition number, as log lines show them."""
-    return {str(partition.partition): offset for partition, offset in sorted(offsets.items())}

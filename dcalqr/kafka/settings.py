@@ -9,7 +9,8 @@ from typing import Any, Self
 from dcalqr import errors
 from dcalqr.config import Kafka
 
-# aiokafka uses the request time-out for JoinGroup too, so it exceeds the rebalance time-out; we watch our own progress, so max.poll.interval never ends a membership.
+# aiokafka uses the request time-out for JoinGroup too, so it exceeds the rebalance time-out; we watch our own progress,
+# so max.poll.interval never ends a membership.
 SESSION_SECONDS = 15.0
 HEARTBEAT_SECONDS = 3.0
 REBALANCE_SECONDS = 15.0

@@ -11,10 +11,9 @@ import os
 from typing import Self
 
 from dcalqr import errors
-from dcalqr.local import attributes
+from dcalqr.local import attributes, publish
 from dcalqr.local.directories import DIRECTORY, make_directory, unlinked
 from dcalqr.local.oserrors import NO_FILE_HANDLES, border, translated
-from dcalqr.local.publish import rename
 from dcalqr.local.standing import seen_of, what_stands
 from dcalqr.orders import CopyOrder, Seen
 
@@ -135,7 +134,7 @@ class Part:
         assert self._fd is None
         assert self._directory_fd is not None
         with border(self._root_fd, "publish"):
-            rename(self._directory_fd, self._order)
+            publish.rename(self._directory_fd, self._order)
         with border(self._root_fd, "fsync of the directory"):
             self._sync(self._directory_fd)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 from dcalqr.local.directories import opened, unlinked
@@ -12,13 +12,14 @@ from dcalqr.local.oserrors import border
 from dcalqr.local.paths import is_part, is_part_of
 
 
-def sweep(root_fd: int, directory: tuple[bytes, ...], instance8: str, keep: frozenset[bytes]) -> list[bytes]:
+def sweep(root_fd: int, directory: tuple[bytes, ...], instance8: str, keep: Container[bytes]) -> list[bytes]:
     """Remove this instance's own parts in one directory, whatever their age.
 
     Parameters
     ----------
     keep
-        Names that stay: orders outstanding now.
+        Names that stay: orders outstanding. Asked after the directory was listed, so an order that came meanwhile may
+        still be named.
 
     Returns
     -------

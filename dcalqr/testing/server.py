@@ -1,4 +1,4 @@
-"""A little server: one port of localhost that the kernel chooses, a thread that accepts, and one for each connection."""
+"""A little server: a port of localhost that the kernel chooses, a thread that accepts, one for each connection."""
 
 from __future__ import annotations
 

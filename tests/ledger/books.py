@@ -191,7 +191,7 @@ class Books:
         """Look whether every final name holds one of its path's uploads, whole."""
         for path in self.disk.files():
             name = str(path.relative_to(self.disk.download))
-            if path.suffix != ".part" and self.standing(name) in (None, -1):
+            if path.suffix != ".part" and self.standing(name) == -1:
                 self._find("wrong", f"{when}: {name} ({path.stat().st_size} bytes) is no upload to its path")
 
     def balance(self) -> None:

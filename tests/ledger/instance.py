@@ -16,7 +16,8 @@ from dcalqr import log
 from dcalqr.config import load
 from dcalqr.daemon import Daemon
 from dcalqr.kafka.offsets import OffsetTracker
-from dcalqr.local import landing
+from dcalqr.local import leftovers, publish
+from dcalqr.orders import CopyOrder
 
 # The shortest that Kafka's brokers grant by default: after a kill the whole group waits for it.
 SESSION_SECONDS = 6.0
@@ -53,16 +54,16 @@ def _keep_parts() -> None:
     def sweep(root_fd: int, directory: tuple[bytes, ...], instance8: str, keep: frozenset[bytes]) -> list[bytes]:
         return []
 
-    landing.sweep = sweep
+    leftovers.sweep = sweep
 
 
 def _publish_over() -> None:
     """Give a part its final name whatever stands there by now."""
 
-    def rename(self: landing.Part, fd: int) -> None:
-        os.rename(self._order.part_name, self._order.final_name, src_dir_fd=fd, dst_dir_fd=fd)
+    def rename(fd: int, order: CopyOrder) -> None:
+        os.rename(order.part_name, order.final_name, src_dir_fd=fd, dst_dir_fd=fd)
 
-    landing.Part._rename = rename  # type: ignore[method-assign]
+    publish.rename = rename
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

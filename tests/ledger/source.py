@@ -10,15 +10,18 @@ import contextlib
 import heapq
 import itertools
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, TypeAlias
 
 from confluent_kafka import KafkaError, Message, Producer
 
 from dcalqr.testing import samples
 from dcalqr.testing.door import Door, Fault, Request, StoredFile
 from dcalqr.testing.pki import Pki
+from dcalqr.testing.pools import Mover
 from tests.ledger.books import Books, Other, Record, Version
 
 ROOT = "/pnfs/example.org/data/lsst"
@@ -33,15 +36,19 @@ REFUSED = "refused"
 
 # Shares of the uploads. Wrong digests cost a second body each, hence so few.
 OVERWRITES, STAGED, DUPLICATED, BROKEN_RECORDS = 0.12, 0.15, 0.12, 0.01
-REFUSALS, DOOR_ERRORS, SHORT_BODIES, WRONG_DIGESTS, SLOW_BODIES = 0.02, 0.06, 0.04, 0.01, 0.06
+REFUSALS, DOOR_ERRORS, SHORT_BODIES, WRONG_DIGESTS, LATE_BODIES, LARGE_BODIES = 0.02, 0.06, 0.04, 0.01, 0.08, 0.03
 # A duplicate may come on another partition, hence to another instance: then only after a while, as from a producer
 # that was restarted. Otherwise it is what a retry of the producer makes.
 ELSEWHERE = 0.2
 ELSEWHERE_SECONDS = 5.0
 LONGEST_STAGED_SECONDS = 4.0
-LARGEST_BYTES = 120_000
-# Takes some seconds over its body, so that kills find parts; far above the rate that counts as a stall.
-SLOW_BYTES, SLOW_BYTES_PER_SECOND = 400_000, 200_000
+SMALLEST_BYTES, LARGEST_BYTES = 100, 120_000
+# Large enough that kills find parts.
+LARGE_BYTES = 3_000_000
+# A pool that takes so long to begin: meanwhile another upload to the path may come and go.
+LATE_SECONDS = 2.0
+
+Claim: TypeAlias = AbstractContextManager[Mover | None]
 
 
 class CountingDoor(Door):
@@ -50,14 +57,19 @@ class CountingDoor(Door):
     def __init__(self, pki: Pki) -> None:
         super().__init__(pki)
         self.bodies: collections.Counter[str] = collections.Counter()
+        self._counting = threading.Lock()
+        self._pools.claimed = self._counted(self._pools.claimed)  # type: ignore[method-assign,assignment]
 
-    @contextlib.contextmanager
-    def _claimed(self, request: Request) -> Iterator[Any]:
-        with super()._claimed(request) as mover:
-            yield mover
-            if mover is not None:  # not reached when the connection was cut
-                with self._lock:
-                    self.bodies[mover.file.pnfsid] += 1
+    def _counted(self, claimed: Callable[[Request], Claim]) -> Callable[[Request], Claim]:
+        @contextlib.contextmanager
+        def counted(request: Request) -> Iterator[Mover | None]:
+            with claimed(request) as mover:
+                yield mover
+                if mover is not None:  # not reached when the connection was cut
+                    with self._counting:
+                        self.bodies[mover.file.pnfsid] += 1
+
+        return counted
 
     def forget_played(self) -> None:
         """Drop the faults that will not be played again: each request looks at all of them."""
@@ -83,7 +95,9 @@ class Source:
     def __init__(self, seed: int, door: CountingDoor, servers: str, topic: str, books: Books) -> None:
         self._random = random.Random(seed)
         self._door, self._topic, self._books = door, topic, books
-        self._producer = Producer({"bootstrap.servers": servers, "linger.ms": 0, "enable.idempotence": True})
+        self._producer = Producer(
+            {"bootstrap.servers": servers, "linger.ms": 0, "enable.idempotence": True, "log_level": 0}
+        )
         self._numbers = itertools.count()
         self._tie = itertools.count()
         # What is to happen later: time (monotonic seconds), and what; the middle only breaks ties.
@@ -114,9 +128,9 @@ class Source:
     def _upload(self) -> None:
         roll = self._random
         version = self._overwrite() if roll.random() < OVERWRITES else self._new()
-        how = {"transfer_path": f"/upload/1/{version.file.pnfsid}/x"} if version.name in self._staged else {}
+        upload = f"/upload/1/{version.file.pnfsid}/x" if version.name in self._staged else None
         path = f"{ROOT}{FOLDER}/{version.name}"
-        value = samples.upload(path, version.file.size_bytes, version.file.pnfsid, **how)
+        value = samples.upload(path, version.file.size_bytes, version.file.pnfsid, transfer_path=upload)
         partition = self._publish(version, value)
         if roll.random() < DUPLICATED:
             self._duplicate(version, value, partition)
@@ -129,17 +143,16 @@ class Source:
 
     def _overwrite(self) -> Version:
         """Upload anew to a path: often to one whose last upload is still on its way."""
-        names = [name for name, versions in self._books.versions.items() if not versions[0].refused]
+        # Never one whose last upload was staged: its event, when it comes late or again, finds another file at the path
+        # and cannot know whether that is the old one or the next one. Then a row is right, and nothing to count on.
+        names = [name for name in self._books.versions if name not in self._staged and REFUSED not in name]
         lately = names[-2 * UPLOADS_PER_STEP :] if self._random.random() < 0.5 else names
-        name = self._random.choice(lately) if lately else ""
-        # Of two uploads to one path the staged one must have been committed, or nobody could say which is later.
-        return self._new() if not name or name in self._staged else self._put(name)
+        return self._put(self._random.choice(lately)) if lately else self._new()
 
     def _put(self, name: str, *, refused: bool = False) -> Version:
         roll = self._random
         before = self._books.versions.get(name, [])
-        slow = not refused and roll.random() < SLOW_BODIES
-        size = SLOW_BYTES if slow else roll.randrange(1, LARGEST_BYTES)
+        size = LARGE_BYTES if roll.random() < LARGE_BODIES else roll.randrange(SMALLEST_BYTES, LARGEST_BYTES)
         if before and roll.random() < 0.5:
             size = before[-1].file.size_bytes  # raw images have constant sizes
         # The first bytes make every upload's sum its own; few, because the door keeps them all.
@@ -150,31 +163,30 @@ class Source:
         version = Version(name, len(before), file, refused)
         self._books.enter(version)
         if not refused:
-            self._spoil(path, slow=slow)
+            self._spoil(file)
         if staged:
             self._staged.add(name)
             commit_event = roll.random() < 0.5  # dCache before 10.1 says nothing
             self._in(roll.uniform(0.0, LONGEST_STAGED_SECONDS), lambda: self._commit(version, tell=commit_event))
         return version
 
-    def _spoil(self, path: str, *, slow: bool) -> None:
+    def _spoil(self, file: StoredFile) -> None:
         """Let something be wrong with this file, once or twice."""
-        roll = self._random.random
-        if slow:
-            self._door.faults.add(Fault("pool", path, times=2, bytes_per_second=SLOW_BYTES_PER_SECOND))
+        roll, path = self._random.random, file.path
+        if roll() < LATE_BODIES:
+            self._door.faults.add(Fault("pool", path, times=1, delay_seconds=self._random.uniform(0, LATE_SECONDS)))
         if roll() < DOOR_ERRORS:
             status = self._random.choice((500, 502, 503))
             self._door.faults.add(Fault("door", path, "GET", times=self._random.choice((1, 2)), status=status))
         if roll() < SHORT_BODIES:
-            cut = self._random.randrange(1000)
+            cut = self._random.randrange(file.size_bytes)
             self._door.faults.add(Fault("pool", path, times=1, cut_after=cut, reset=roll() < 0.5))
         if roll() < WRONG_DIGESTS:
             self._door.faults.add(Fault("pool", path, times=1, digest=f"adler32={self._random.getrandbits(32):08x}"))
 
     def _commit(self, version: Version, *, tell: bool) -> None:
-        file: StoredFile = version.file
+        file = version.file
         self._door.commit(file.path)
-        self._staged.discard(version.name)
         if tell:
             upload = f"/upload/1/{file.pnfsid}/x"
             event = samples.srm_commit(f"{ROOT}{FOLDER}/{version.name}", file.size_bytes, file.pnfsid, upload)
