@@ -20,7 +20,7 @@ from dcalqr import log
 from dcalqr.config import Kafka
 from dcalqr.kafka import settings
 from dcalqr.kafka.contract import Groups, Receiver
-from dcalqr.kafka.ending import stop
+from dcalqr.kafka.ending import forget_commits, stop
 from dcalqr.kafka.offsets import OffsetTracker
 from dcalqr.kafka.silence import Silence
 from dcalqr.kafka.startpoints import OffsetsLost, assigned_points, by_number, lost_range
@@ -247,6 +247,7 @@ class Membership:
                 await self._consumer.commit({p: OffsetAndMetadata(mark, "") for p, mark in changed.items()})
         except (KafkaError, TimeoutError) as error:
             self.commit_failures += 1
+            forget_commits()
             if time.monotonic() - self._said_at >= COMMIT_LINE_SECONDS:
                 self._said_at = time.monotonic()
                 self._log.warning("COMMIT_FAILED", message=str(error) or type(error).__name__)

@@ -80,7 +80,11 @@ class LastComplaint(logging.Handler):
         self.text = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.text = record.getMessage()
+        text = record.getMessage()
+        # A refused certificate is a bare "connection closed": the alert is in the error's cause.
+        raised = [each for each in record.args or () if isinstance(each, BaseException)]
+        causes = [str(error.__cause__) for error in raised if error.__cause__ is not None]
+        self.text = ": ".join([text, *causes])
 
     def __enter__(self) -> Self:
         logging.getLogger("aiokafka").addHandler(self)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 from dcalqr import log
@@ -51,7 +51,7 @@ def _commit_highest_done() -> None:
 def _keep_parts() -> None:
     """Leave the parts of a former run where they are."""
 
-    def sweep(root_fd: int, directory: tuple[bytes, ...], instance8: str, keep: frozenset[bytes]) -> list[bytes]:
+    def sweep(root_fd: int, directory: tuple[bytes, ...], instance8: str, keep: Container[bytes]) -> list[bytes]:
         return []
 
     leftovers.sweep = sweep

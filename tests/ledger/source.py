@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 from confluent_kafka import KafkaError, Message, Producer
 
 from dcalqr.testing import samples
+from dcalqr.testing.connection import PLAY_DEAD_SECONDS, HangUp
 from dcalqr.testing.door import Door, Fault, Request, StoredFile
 from dcalqr.testing.pki import Pki
 from dcalqr.testing.pools import Mover
@@ -36,17 +37,19 @@ REFUSED = "refused"
 
 # Shares of the uploads. Wrong digests cost a second body each, hence so few.
 OVERWRITES, STAGED, DUPLICATED, BROKEN_RECORDS = 0.12, 0.15, 0.12, 0.01
-REFUSALS, DOOR_ERRORS, SHORT_BODIES, WRONG_DIGESTS, LATE_BODIES, LARGE_BODIES = 0.02, 0.06, 0.04, 0.01, 0.08, 0.03
+REFUSALS, DOOR_ERRORS, SHORT_BODIES, WRONG_DIGESTS = 0.02, 0.06, 0.04, 0.01
+LATE_BODIES, LARGE_BODIES, SLOW_BODIES = 0.05, 0.02, 0.03
 # A duplicate may come on another partition, hence to another instance: then only after a while, as from a producer
 # that was restarted. Otherwise it is what a retry of the producer makes.
 ELSEWHERE = 0.2
 ELSEWHERE_SECONDS = 5.0
 LONGEST_STAGED_SECONDS = 4.0
 SMALLEST_BYTES, LARGEST_BYTES = 100, 120_000
-# Large enough that kills find parts.
-LARGE_BYTES = 3_000_000
-# A pool that takes so long to begin: meanwhile another upload to the path may come and go.
-LATE_SECONDS = 2.0
+LARGE_BYTES = 3_000_000  # of several blocks
+# Two seconds, so that kills find parts; far above the rate that counts as a stall.
+SLOW_BYTES, SLOW_BYTES_PER_SECOND = 300_000, 150_000
+# A pool takes so long to begin, and meanwhile, often, another upload to the path comes, and goes to another instance.
+LATE_SECONDS, OVERTAKEN = 2.5, 0.5
 
 Claim: TypeAlias = AbstractContextManager[Mover | None]
 
@@ -57,6 +60,7 @@ class CountingDoor(Door):
     def __init__(self, pki: Pki) -> None:
         super().__init__(pki)
         self.bodies: collections.Counter[str] = collections.Counter()
+        self._slow: set[str] = set()
         self._counting = threading.Lock()
         self._pools.claimed = self._counted(self._pools.claimed)  # type: ignore[method-assign,assignment]
 
@@ -64,12 +68,27 @@ class CountingDoor(Door):
         @contextlib.contextmanager
         def counted(request: Request) -> Iterator[Mover | None]:
             with claimed(request) as mover:
-                yield mover
+                began_at = time.monotonic()
+                try:
+                    yield mover
+                except HangUp:
+                    if mover is None or time.monotonic() - began_at < self._whole_after_seconds(mover.file):
+                        raise
                 if mover is not None:  # not reached when the connection was cut
                     with self._counting:
                         self.bodies[mover.file.pnfsid] += 1
 
         return counted
+
+    def slow_down(self, file: StoredFile) -> None:
+        """Trickle the first bodies of this path."""
+        self._slow.add(file.path)
+        self.faults.add(Fault("pool", file.path, times=2, bytes_per_second=SLOW_BYTES_PER_SECOND))
+
+    def _whole_after_seconds(self, file: StoredFile) -> float:
+        """Say from when on a client that leaves has the whole body: a trickle ends with a pause after its last byte."""
+        slow = file.path in self._slow
+        return file.size_bytes / SLOW_BYTES_PER_SECOND - PLAY_DEAD_SECONDS if slow else float("inf")
 
     def forget_played(self) -> None:
         """Drop the faults that will not be played again: each request looks at all of them."""
@@ -113,7 +132,7 @@ class Source:
         while self._later and self._later[0][0] <= time.monotonic():
             heapq.heappop(self._later)[2]()
         for _ in range(uploads):
-            self._upload()
+            self._upload(self._overwrite() if self._random.random() < OVERWRITES else self._new())
         self._make_noise(uploads)
         self._random.shuffle(self._batch)
         self._flush()
@@ -125,9 +144,9 @@ class Source:
 
     # --- uploads ----------------------------------------------------------------------------------------------
 
-    def _upload(self) -> None:
+    def _upload(self, version: Version) -> None:
+        """Announce a file that was put."""
         roll = self._random
-        version = self._overwrite() if roll.random() < OVERWRITES else self._new()
         upload = f"/upload/1/{version.file.pnfsid}/x" if version.name in self._staged else None
         path = f"{ROOT}{FOLDER}/{version.name}"
         value = samples.upload(path, version.file.size_bytes, version.file.pnfsid, transfer_path=upload)
@@ -143,17 +162,28 @@ class Source:
 
     def _overwrite(self) -> Version:
         """Upload anew to a path: often to one whose last upload is still on its way."""
-        # Never one whose last upload was staged: its event, when it comes late or again, finds another file at the path
-        # and cannot know whether that is the old one or the next one. Then a row is right, and nothing to count on.
-        names = [name for name in self._books.versions if name not in self._staged and REFUSED not in name]
+        names = [name for name in self._books.versions if self._may_overwrite(name)]
         lately = names[-2 * UPLOADS_PER_STEP :] if self._random.random() < 0.5 else names
         return self._put(self._random.choice(lately)) if lately else self._new()
+
+    def _may_overwrite(self, name: str) -> bool:
+        # Not if its last upload was staged: that one's event, when it comes late or again, finds another file at the
+        # path and cannot know whether it is the old one or the next one. Then a row is right, and nothing to count on.
+        return name not in self._staged and REFUSED not in name
+
+    def _overtake(self, name: str) -> None:
+        if self._may_overwrite(name):
+            self._upload(self._put(name))
 
     def _put(self, name: str, *, refused: bool = False) -> Version:
         roll = self._random
         before = self._books.versions.get(name, [])
-        size = LARGE_BYTES if roll.random() < LARGE_BODIES else roll.randrange(SMALLEST_BYTES, LARGEST_BYTES)
-        if before and roll.random() < 0.5:
+        size = roll.randrange(SMALLEST_BYTES, LARGEST_BYTES)
+        shape = roll.random()
+        slow = shape < SLOW_BODIES
+        if shape < SLOW_BODIES + LARGE_BODIES:
+            size = SLOW_BYTES if slow else LARGE_BYTES
+        elif before and roll.random() < 0.5:
             size = before[-1].file.size_bytes  # raw images have constant sizes
         # The first bytes make every upload's sum its own; few, because the door keeps them all.
         content = samples.Content(roll.randbytes(min(size, 997)), size)
@@ -163,6 +193,10 @@ class Source:
         version = Version(name, len(before), file, refused)
         self._books.enter(version)
         if not refused:
+            if slow:
+                self._door.slow_down(file)
+            else:
+                self._delay(version)
             self._spoil(file)
         if staged:
             self._staged.add(name)
@@ -173,8 +207,6 @@ class Source:
     def _spoil(self, file: StoredFile) -> None:
         """Let something be wrong with this file, once or twice."""
         roll, path = self._random.random, file.path
-        if roll() < LATE_BODIES:
-            self._door.faults.add(Fault("pool", path, times=1, delay_seconds=self._random.uniform(0, LATE_SECONDS)))
         if roll() < DOOR_ERRORS:
             status = self._random.choice((500, 502, 503))
             self._door.faults.add(Fault("door", path, "GET", times=self._random.choice((1, 2)), status=status))
@@ -183,6 +215,15 @@ class Source:
             self._door.faults.add(Fault("pool", path, times=1, cut_after=cut, reset=roll() < 0.5))
         if roll() < WRONG_DIGESTS:
             self._door.faults.add(Fault("pool", path, times=1, digest=f"adler32={self._random.getrandbits(32):08x}"))
+
+    def _delay(self, version: Version) -> None:
+        """Let this file's body come late, and perhaps be overtaken by the next upload to its path."""
+        roll = self._random
+        if roll.random() < LATE_BODIES:
+            seconds = roll.uniform(0, LATE_SECONDS)
+            self._door.faults.add(Fault("pool", version.file.path, times=1, delay_seconds=seconds))
+            if roll.random() < OVERTAKEN:
+                self._in(roll.uniform(0, LATE_SECONDS), lambda: self._overtake(version.name))
 
     def _commit(self, version: Version, *, tell: bool) -> None:
         file = version.file

@@ -107,6 +107,12 @@ class Rig:
         assert self._parts is not None
         self._parts.dispatcher.look_now(event)
 
+    def commit(self, file: StoredFile) -> None:
+        """Make a staged upload visible, and announce that as SrmManager does."""
+        self.door.commit(file.path)
+        where = f"/upload/1/{file.pnfsid}/{file.path.rpartition('/')[2]}"
+        self.hint(samples.srm_commit(ROOT + file.path, file.size_bytes, file.pnfsid, where))
+
     def removed(self, file: StoredFile) -> None:
         """Announce that an upload was deleted."""
         self.hint(samples.remove(ROOT + file.path, file.size_bytes, file.pnfsid))
