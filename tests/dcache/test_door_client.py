@@ -194,7 +194,7 @@ async def test_a_cancelled_head_leaves_no_connection(pki: Pki) -> None:
             head.cancel()
         results = await asyncio.gather(*heads, return_exceptions=True)
         assert all(isinstance(result, asyncio.CancelledError) for result in results)
-        assert connections_to(int(served.url.rpartition(":")[2])) == 0
+        await until(lambda: connections_to(int(served.url.rpartition(":")[2])) == 0)
         served.calm()
         served.put(PATH, b"there")
         assert (await door.head(served.url + PATH)).size_bytes == 5

@@ -62,7 +62,6 @@ async def test_a_certificate_of_an_unknown_authority_is_refused_and_the_complain
     async with running(tls(kafka_tls, group, certfile=stranger, keyfile=stranger)) as run:
         await until(lambda: run.consumer.rebuilds >= 2, "two tries")
         trouble = run.consumer.trouble.lower()
-    print(trouble)
     assert "alert" in trouble or "certificate" in trouble
 
 
@@ -71,7 +70,6 @@ async def test_no_certificate_at_all_is_refused_and_the_complaint_says_so(kafka_
     async with running(tls(kafka_tls, group, certfile=None, keyfile=None)) as run:
         await until(lambda: run.consumer.rebuilds >= 2, "two tries")
         trouble = run.consumer.trouble.lower()
-    print(trouble)
     assert "alert" in trouble or "certificate" in trouble
 
 
