@@ -143,7 +143,7 @@ class Daemon:
                 task.cancel()
             await asyncio.wait({*side, stop})
         for task in (consuming, *side):
-            if not task.cancelled():
+            if task.done() and not task.cancelled():
                 task.result()
         if assembly.dispatcher.runs.fatal.done():
             assembly.dispatcher.runs.fatal.result()

@@ -13,7 +13,7 @@ from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 
 from dcalqr import errors
 from dcalqr.config import Kafka
-from dcalqr.kafka import settings
+from dcalqr.kafka import membership, settings
 from tests.kafka.reading import numbers, running, section, until, until_all_committed
 from tests.support.kafka import KafkaBroker
 from tests.support.kafka_properties import USERS
@@ -183,8 +183,16 @@ def allow_all(broker: KafkaBroker, kind: ResourceType, name: str) -> None:
     ],
 )
 async def test_a_permission_withdrawn_at_run_time_is_named_and_recovers_when_granted_again(
-    kafka_sasl: KafkaBroker, group: str, password: Path, kind: ResourceType, operation: AclOperation, words: str
+    kafka_sasl: KafkaBroker,
+    group: str,
+    password: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: ResourceType,
+    operation: AclOperation,
+    words: str,
 ) -> None:
+    # When the metadata tell before a fetch does, the topic has just vanished.
+    monkeypatch.setattr(membership, "SILENCE_SECONDS", 2.5)
     kafka_sasl.create_topic(group)
     allow_all(kafka_sasl, kind, group)
     with structlog.testing.capture_logs() as logs:
