@@ -186,6 +186,12 @@ class DaemonProcess:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
+    def reload(self) -> None:
+        """Send SIGHUP, and wait until it says what came of it."""
+        before = len(self.lines("RELOAD"))
+        self.signal(signal.SIGHUP)
+        self.wait_for("RELOAD", count=before + 1)
+
     def wait(self) -> int:
         """Wait for its end; returns the exit code."""
         return self.process.wait(SETTLE_SECONDS)
