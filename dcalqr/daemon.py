@@ -80,7 +80,6 @@ class Daemon:
         self._stop_now = asyncio.Event()
         self._started_at = time.time()
         self._warned = 0
-        self.stuck = False
 
     async def run(self) -> None:
         """Work until told to stop.
@@ -172,7 +171,6 @@ class Daemon:
             # Its grace is over, or nobody wants to wait for it: attempts are told to stop, their answers awaited.
             await assembly.dispatcher.cancel()
             await asyncio.wait({draining}, timeout=STOP_SECONDS)
-        self.stuck = not draining.done() or assembly.copier.stuck > 0
         at_once.cancel()
         await intake.drain(STOP_SECONDS)
         marks = consumer.membership.marks() if consumer.membership else {}

@@ -37,8 +37,9 @@ REFUSED = "refused"
 
 # Shares of the uploads. Wrong digests cost a second body each, and so does an overwrite whose event another instance
 # reads than the one before: both fetch what the path holds by then. Hence so few.
-OVERWRITES, STAGED, DUPLICATED, BROKEN_RECORDS = 0.08, 0.15, 0.12, 0.01
+OVERWRITES, STAGED, DUPLICATED, BROKEN_RECORDS = 0.06, 0.15, 0.12, 0.01
 REFUSALS, DOOR_ERRORS, SHORT_BODIES, WRONG_DIGESTS = 0.02, 0.06, 0.04, 0.006
+LATELY = 0.4  # of the overwrites: to paths whose last upload is still on its way
 LATE_BODIES, LARGE_BODIES, SLOW_BODIES = 0.05, 0.02, 0.03
 # A duplicate may come on another partition, hence to another instance: then only after a while, as from a producer
 # that was restarted. Otherwise it is what a retry of the producer makes.
@@ -164,7 +165,7 @@ class Source:
     def _overwrite(self) -> Version:
         """Upload anew to a path: often to one whose last upload is still on its way."""
         names = [name for name in self._books.versions if self._may_overwrite(name)]
-        lately = names[-2 * UPLOADS_PER_STEP :] if self._random.random() < 0.5 else names
+        lately = names[-2 * UPLOADS_PER_STEP :] if self._random.random() < LATELY else names
         return self._put(self._random.choice(lately)) if lately else self._new()
 
     def _may_overwrite(self, name: str) -> bool:
