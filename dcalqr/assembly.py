@@ -13,7 +13,7 @@ from dcalqr import errors, log
 from dcalqr.config import Config
 from dcalqr.copiers.inline import InlineCopier
 from dcalqr.dcache.door import Door
-from dcalqr.dcache.tls import Credentials
+from dcalqr.dcache.tls import Credentials, Trust
 from dcalqr.dispatcher import Dispatcher
 from dcalqr.local.destination import Destination
 from dcalqr.local.state import State
@@ -64,15 +64,15 @@ class Assembly:
         while True:
             renewed = await self._in_credentials_thread()
             trouble = self.credentials.trouble
-            if renewed:
-                expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.credentials.current().expires_at))
+            if renewed is not None:
+                expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(renewed.expires_at))
                 logger.info("CREDENTIAL", proxy=str(self.config.local.proxy), expires=expires)
             if trouble is not None and str(trouble) != said:
                 logger.error("CREDENTIAL", error=trouble)
             said = str(trouble or "")
             await asyncio.sleep(CREDENTIALS_SECONDS)
 
-    async def _in_credentials_thread(self) -> bool:
+    async def _in_credentials_thread(self) -> Trust | None:
         return await asyncio.get_running_loop().run_in_executor(self.rows_threads, self.credentials.refresh)
 
 

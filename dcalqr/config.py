@@ -221,6 +221,16 @@ class Config(_Section):
             if getattr(getattr(self, section), key) != getattr(getattr(other, section), key)
         ]
 
+    def taking_over(self, fresh: Config) -> Config:
+        """Return this configuration with those values of a fresh one that need no restart."""
+        sections: dict[str, dict[str, Any]] = {}
+        for key in RELOADABLE:
+            section, _, name = key.partition(".")
+            sections.setdefault(section, {})[name] = getattr(getattr(fresh, section), name)
+        return self.model_copy(
+            update={name: getattr(self, name).model_copy(update=values) for name, values in sections.items()}
+        )
+
 
 def load(path: Path) -> Config:
     """Read and judge a configuration file; works offline and looks at no other file.

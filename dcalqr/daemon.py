@@ -130,22 +130,24 @@ class Daemon:
         consuming = asyncio.create_task(consumer.run(), name="consumer")
         side = {asyncio.create_task(work, name=name) for name, work in self._side_work(assembly, consumer).items()}
         stop = asyncio.create_task(self._stop.wait(), name="stop")
+        dead: list[asyncio.Task[None]] = []
         self._notifier.ready()
         try:
             ends: set[asyncio.Future[Any]] = {consuming, stop, *side, assembly.dispatcher.runs.fatal}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if not self._stop.is_set():
+            dead = [task for task in (consuming, *side) if task.done()]
+            if dead or not self._stop.is_set():
                 consumer.freeze()  # something is broken that we do not understand: nothing further is committed
         finally:
             await self._drain(assembly, intake, consumer, consuming)
             for task in (*side, stop):
                 task.cancel()
             await asyncio.wait({*side, stop})
-        for task in (consuming, *side):
-            if task.done() and not task.cancelled():
-                task.result()
-        if assembly.dispatcher.runs.fatal.done():
-            assembly.dispatcher.runs.fatal.result()
+        for end in (assembly.dispatcher.runs.fatal, *dead):
+            if end.done() and not end.cancelled():
+                end.result()
+        if dead:
+            raise RuntimeError(f"{', '.join(task.get_name() for task in dead)} ended although nobody asked for it")
 
     def _side_work(self, assembly: Assembly, consumer: Consumer) -> dict[str, Coroutine[Any, Any, None]]:
         return {
@@ -258,25 +260,27 @@ class Daemon:
         """Take over what may change in a running daemon; a broken file changes nothing."""
         self._notifier.reloading()
         try:
-            fresh = load(self._path)
+            loop = asyncio.get_running_loop()
+            fresh = await loop.run_in_executor(assembly.rows_threads, load, self._path)
         except errors.ConfigError as error:
             self._log.error("RELOAD", ok=False, error=error)
         else:
             changed = self._config.changed(fresh)
             waiting = [key for key in changed if key not in RELOADABLE]
             applied = [key for key in changed if key in RELOADABLE]
-            self._apply(fresh, assembly)
-            if fresh.kafka.security != "plaintext":
-                consumer.renew(_with_credentials(self._config, fresh).kafka)
-            await asyncio.get_running_loop().run_in_executor(assembly.rows_threads, assembly.credentials.refresh)
+            self._config = self._config.taking_over(fresh)
+            self._apply(self._config, assembly)
+            if self._config.kafka.security != "plaintext":
+                consumer.renew(self._config.kafka)
+            await loop.run_in_executor(assembly.rows_threads, assembly.credentials.refresh)
             self._log.warning("RELOAD", ok=True, applied=applied, waiting_for_restart=waiting)
         self._notifier.ready()
 
-    def _apply(self, fresh: Config, assembly: Assembly) -> None:
-        log.set_level(fresh.log.level)
-        assembly.copier.resize(fresh.dcache.maxdownloads)
-        assembly.transfer.use_min_rate(fresh.dcache.minrate)
-        assembly.credentials.use(str(fresh.local.proxy), str(fresh.local.capath))
+    def _apply(self, config: Config, assembly: Assembly) -> None:
+        log.set_level(config.log.level)
+        assembly.copier.resize(config.dcache.maxdownloads)
+        assembly.transfer.use_min_rate(config.dcache.minrate)
+        assembly.credentials.use(str(config.local.proxy), str(config.local.capath))
 
     def _say_start(self, assembly: Assembly) -> None:
         self._log.info(
@@ -288,10 +292,3 @@ class Daemon:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if limit < needed:
             self._log.warning("CONFIG", message=f"only {limit} open files are allowed, {needed} may be needed")
-
-
-def _with_credentials(old: Config, fresh: Config) -> Config:
-    """Return the old configuration with the fresh one's files for Kafka's credentials."""
-    names = [key.removeprefix("kafka.") for key in RELOADABLE if key.startswith("kafka.")]
-    update = {name: getattr(fresh.kafka, name) for name in names}
-    return old.model_copy(update={"kafka": old.kafka.model_copy(update=update)})

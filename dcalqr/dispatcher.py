@@ -115,6 +115,7 @@ class Dispatcher:
         await self.runs.sleep(job, not_before_seconds(date, self._delay_seconds, time.time()))
         while job.deliveries and not self.runs.draining:
             if not self.holding.is_free:
+                job.look_anew()
                 await self.runs.idle(job, self.holding.free())
                 continue
             self.runs.looking(job)
@@ -129,15 +130,12 @@ class Dispatcher:
                     raise
                 # A plug-in's mistake must not stop the other files; a cancel that nobody sent would end the job unsaid.
                 self._log.error("TASK_RAISED", exc_info=error, uuid=job.identity)
-                unexpected = errors.TransientError(why=f"{type(error).__name__}: {error}")
-                await self._after(job, context, unexpected)
+                await self._after(job, context, errors.TaskRaised(what=f"{type(error).__name__}: {error}"))
             else:
                 self._ended_well(job, context, outcome)
 
     def _context(self, job: Job, delivery: Delivery) -> TaskContext:
         effort = job.effort
-        if effort.first_try_at is None:
-            effort.first_try_at = time.time()
         where = delivery.origin
         bound = self._log.bind(uuid=job.identity, partition=where.partition, offset=where.offset)
 
@@ -148,7 +146,7 @@ class Dispatcher:
             identity=job.identity,
             origin=where,
             try_number=effort.tries,
-            first_try_at=effort.first_try_at,
+            looks=effort.looks,
             versions=job.versions,
             removed=effort.removed,
             memory=effort.memory,
@@ -159,6 +157,10 @@ class Dispatcher:
 
     async def _after(self, job: Job, context: TaskContext, error: errors.TryError) -> None:
         effort = job.effort
+        if error.door_answered:
+            self.holding.door_reached()
+        if not isinstance(error, errors.NotYet):
+            effort.looks = 0
         match error:
             case errors.HeldError():
                 effort.tries -= 1
@@ -166,7 +168,6 @@ class Dispatcher:
                 return
             case errors.NotYet():
                 effort.tries -= 1
-                self.holding.door_reached()
                 await self._not_yet(job, context, error)
                 return
             case errors.PlanAgain():
@@ -181,7 +182,6 @@ class Dispatcher:
                 return
             case _:
                 pass
-        self.holding.door_reached()
         if isinstance(error, errors.TransientError):
             await self._retry(job, context, error)
         else:
@@ -224,9 +224,8 @@ class Dispatcher:
         written = set()
         for delivery in covered:
             if delivery.event.version not in written:
-                await write_row(
-                    self.rows, failed_row(delivery, self.task.name, job.efforts[delivery.event.version], error)
-                )
+                row = failed_row(delivery, self.task.name, job.efforts[delivery.event.version], error)
+                await write_row(self.rows, row, self.counters)
                 written.add(delivery.event.version)
         self.counters.failed[error.error_class] += len(written)
         context.say("COPY_FAILED", level="error", error=error, path=job.tried.event.path, attempts=job.effort.tries)

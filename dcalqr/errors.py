@@ -16,7 +16,7 @@
     │   ├── NotYet                 not visible yet, or no room for this one file; wait, spend nothing
     │   ├── PlanAgain              the world changed under the plan; at once, spend nothing
     │   ├── HeldError              nothing is tried until the hold is released; spend nothing
-    │   │   ├── DoorHeld           credential, unreachable
+    │   │   ├── DoorHeld           credential, unreachable, folder
     │   │   └── DestinationHeld    space, mount
     │   └── PermanentError         a row in the failed-tasks file
     └── Cancelled                  the attempt was told to stop and did
@@ -136,9 +136,14 @@ class FatalError(DcalqrError):
 
 
 class TryError(DcalqrError):
-    """One try of a Task did not end well. `error_class` is the word of the CSV's `class` column and of the metrics."""
+    """One try of a Task did not end well.
+
+    `error_class` is the word of the CSV's `class` column and of the metrics; `door_answered` says whether the door must
+    have been reached for this to happen.
+    """
 
     error_class: ClassVar[str] = "try"
+    door_answered: ClassVar[bool] = True
 
     @property
     def http_status(self) -> int | None:
@@ -221,12 +226,21 @@ class ChecksumMismatch(TransientError):
 class WriteFailed(TransientError):
     """EIO and its like on the destination; the copy starts again from the first byte."""
 
+    door_answered = False
     text = "{operation} failed on the destination: {why}"
+
+
+class TaskRaised(TransientError):
+    """A Task raised what no Task may raise: a mistake in it, which must not stop the other files."""
+
+    door_answered = False
+    text = "the task raised {what}"
 
 
 class WorkerLost(TransientError):
     """The thread or process of an attempt went away; costs nothing of the budget."""
 
+    door_answered = False
     text = "the attempt's worker was lost: {why}"
 
 
@@ -240,6 +254,7 @@ class NotYet(TryError):
 class NoRoom(NotYet):
     """One file does not fit while others do. It waits until room is made."""
 
+    door_answered = False
     error_class = "space"
     text = "{needed_bytes} bytes do not fit into the download folder: {free_bytes} are free"
 
@@ -285,6 +300,7 @@ class HeldError(TryError):
     """Nothing is tried until a probe succeeds; nothing is lost. `hold` is the word of status and metrics."""
 
     error_class = "held"
+    door_answered = False
     hold: ClassVar[str] = ""
     text = "{why}"
 
@@ -305,6 +321,14 @@ class Unreachable(DoorHeld):
     error_class = "unreachable"
     hold = "unreachable"
     text = "the door {host} cannot be reached: {why}"
+
+
+class FolderMissing(DoorHeld):
+    """404 for the configured folder itself: then 404 for a file says nothing about that file."""
+
+    error_class = "folder"
+    hold = "folder"
+    text = "the door does not show {url} (HTTP 404): are dcache.url, pool and folder right?"
 
 
 class DestinationHeld(HeldError):

@@ -25,14 +25,13 @@ REMEMBERED_VERSIONS = 10_000
 class Effort:
     """What was spent on one version (counts): tries, failures that cost budget, looks too early, plans made anew.
 
-    `first_try_at` is in seconds since the epoch; `memory` is what the Task wants to know at its next try.
+    `looks` counts those in a row; `memory` is what the Task wants to know at its next try.
     """
 
     tries: int = 0
     failures: int = 0
     looks: int = 0
     replans: int = 0
-    first_try_at: float | None = None
     removed: bool = False
     memory: dict[str, Fact] = field(default_factory=dict)
 
@@ -105,6 +104,13 @@ class Job:
         # A try may be running: of those it began with, at the front, some may stay.
         self._began_with = sum(id(delivery) not in ended for delivery in self.deliveries[: self._began_with])
         self.deliveries = [delivery for delivery in self.deliveries if id(delivery) not in ended]
+        # A version that comes again after its end begins anew, with a whole budget.
+        self.efforts = {version: self.efforts[version] for version in self.versions}
+
+    def look_anew(self) -> None:
+        """Forget how long was looked: the door may have been away meanwhile."""
+        for effort in self.efforts.values():
+            effort.looks = 0
 
     def __repr__(self) -> str:
         return f"<Job {self.key!r} deliveries={len(self.deliveries)} versions={len(self.versions)}>"

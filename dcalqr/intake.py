@@ -20,7 +20,7 @@ from dcalqr.local.failures import UnreadableFile
 from dcalqr.metrics.counters import Counters
 from dcalqr.model import KNOWN_FORM, LOOK_NOW, MATCH, Decision, Delivery, Origin, Settled, Skip, StorageEvent, Verdict
 from dcalqr.plugins import Filter
-from dcalqr.rows import ROW_RETRY_SECONDS, failed_row, write_row
+from dcalqr.rows import failed_row, until_durable, write_row
 
 # A broken filter, or a new message format, and not bad luck: see stop 3 of the ten.
 BROKEN_IN_A_ROW = 10
@@ -145,7 +145,8 @@ class Intake:
         return verdict
 
     async def _row(self, delivery: Delivery, error: errors.PermanentError) -> None:
-        await write_row(self._dispatcher.rows, failed_row(delivery, self._dispatcher.task.name, None, error))
+        row = failed_row(delivery, self._dispatcher.task.name, None, error)
+        await write_row(self._dispatcher.rows, row, self._counters)
         self._counters.failed[error.error_class] += 1
         self._counters.settled[Settled.FAILED.value] += 1
         delivery.settle(Settled.FAILED)
@@ -176,21 +177,16 @@ class Intake:
         self._append(partial(self._keep_durably, record, reason, tracker))
 
     async def _keep_durably(self, record: Record, reason: str, tracker: OffsetTracker) -> None:
-        while True:
-            try:
-                await self._unreadable.append(
-                    topic=record.topic,
-                    partition=record.partition,
-                    offset=record.offset,
-                    time=time.time(),
-                    reason=reason,
-                    record=record.value or b"",
-                )
-            except errors.TryError as error:
-                self._log.error("UNREADABLE_NOT_KEPT", error=error, wait_seconds=ROW_RETRY_SECONDS)
-                await asyncio.sleep(ROW_RETRY_SECONDS)
-            else:
-                break
+        append = partial(
+            self._unreadable.append,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            time=time.time(),
+            reason=reason,
+            record=record.value or b"",
+        )
+        await until_durable(append, self._counters)
         self._counters.settled[Settled.UNREADABLE.value] += 1
         tracker.close(record.offset)
 

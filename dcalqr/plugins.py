@@ -22,8 +22,8 @@ class TaskContext:
         Of the delivery that is tried.
     try_number
         Counts from 1, all tries of this version together.
-    first_try_at
-        When this version was first tried, in seconds since the epoch.
+    looks
+        How many tries of this version came too early in a row (count); a hold or a failure between them breaks the row.
     versions
         All versions that wait for this key: several of them must be judged by the source.
     removed
@@ -37,7 +37,7 @@ class TaskContext:
     identity: str
     origin: Origin
     try_number: int
-    first_try_at: float
+    looks: int
     versions: frozenset[Version]
     removed: bool
     memory: dict[str, Fact]

@@ -1,14 +1,17 @@
-"""Rows of the failed-tasks file: made from what was given up, and written, however long that takes."""
+"""What must be on disk before anything is settled: rows of the failed-tasks file, records of the unreadable file."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
 from dcalqr import errors, log
 from dcalqr.inflight import Effort
 from dcalqr.local.failedtask import FailedTask
+from dcalqr.metrics.counters import Counters
 from dcalqr.model import Delivery, new_identity
 
 # A full disk is emptied by people.
@@ -21,16 +24,28 @@ class RowWriter(Protocol):
     async def append(self, row: FailedTask) -> None: ...
 
 
-async def write_row(rows: RowWriter, row: FailedTask) -> None:
-    """Write a row; returns only when it is durable, because without it nothing may be settled."""
-    while True:
-        try:
-            await rows.append(row)
-        except errors.TryError as error:
-            log.get().error("ROW_NOT_WRITTEN", error=error, wait_seconds=ROW_RETRY_SECONDS, row=row.id)
+async def until_durable(append: Callable[[], Awaitable[None]], counters: Counters) -> None:
+    """Append, again and again, until it is durable: without it nothing may be settled.
+
+    While it cannot be written it counts as `counters.unwritten`, which makes the status "not well".
+    """
+    failures = 0
+    try:
+        while True:
+            try:
+                return await append()
+            except errors.TryError as error:
+                counters.unwritten += not failures
+                failures += 1
+                log.get().error("ROW_NOT_WRITTEN", error=error, failures=failures, wait_seconds=ROW_RETRY_SECONDS)
             await asyncio.sleep(ROW_RETRY_SECONDS)
-        else:
-            return
+    finally:
+        counters.unwritten -= failures > 0
+
+
+async def write_row(rows: RowWriter, row: FailedTask, counters: Counters) -> None:
+    """Write a row, however long it takes."""
+    await until_durable(partial(rows.append, row), counters)
 
 
 def failed_row(delivery: Delivery, task: str, effort: Effort | None, error: errors.TryError) -> FailedTask:

@@ -53,6 +53,7 @@ def snapshot(assembly: Assembly, consumer: Consumer, started_at: float, *, drain
         "settled": dict(counters.settled),
         "failed": dict(counters.failed),
         "retries": dict(counters.retries),
+        "unwritten": counters.unwritten,
         "landed_bytes": counters.landed_bytes,
         "unverified": counters.unverified,
         "reports_dropped": assembly.reports.dropped,
@@ -116,6 +117,8 @@ def complaints(status: dict[str, Any]) -> list[str]:
     found += [f"hold {hold['reason']} since {hold['seconds']:.0f} s: {hold['message']}" for hold in status["holds"]]
     if status["credential_expires_at"] is None:
         found.append("no usable credential")
+    if status["unwritten"]:
+        found.append(f"{status['unwritten']} rows or unreadable records cannot be written, see ROW_NOT_WRITTEN")
     if status["stuck_threads"]:
         found.append(f"{status['stuck_threads']} threads do not answer: is the destination's file system hung?")
     return found

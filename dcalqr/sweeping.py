@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dcalqr import errors, log
 from dcalqr.assembly import Assembly
 from dcalqr.local import leftovers, paths
+from dcalqr.local.oserrors import translating
 from dcalqr.transfer import Transfer
 
 # A part this old belongs to no order that runs: attempts end by their stall limits within minutes.
@@ -48,19 +49,35 @@ class _Outstanding:
         return name in self._transfer.part_names
 
 
+@translating("sweep")
 def sweep_known(assembly: Assembly) -> None:
-    """Remove own parts, whatever their age, where a former run had some open."""
+    """Remove own parts, whatever their age, where a former run had some open.
+
+    A directory where a part stays, or that refuses us, is left to the next sweep.
+
+    Raises
+    ------
+    TryError
+        The sweep ended early: sweep again later.
+    """
     known = sorted(assembly.state.left_parts)
     if not known:
         return
     assembly.destination.check()
-    swept, ours, keep = 0, paths.instance8(assembly.instance), _Outstanding(assembly.transfer)
+    count, ours, keep = 0, paths.instance8(assembly.instance), _Outstanding(assembly.transfer)
     for directory in known:
-        swept += len(leftovers.sweep(assembly.destination.root_fd, directory, ours, keep))
-        assembly.state.swept(directory)
-    log.get().info("SWEEP", parts=swept, directories=len(known))
+        try:
+            found = leftovers.sweep(assembly.destination.root_fd, directory, ours, keep)
+        except errors.PermanentError as error:  # concerns this directory only
+            log.get().warning("SWEEP", error=error)
+            continue
+        count += sum(found.values())
+        if all(found.values()):
+            assembly.state.swept(directory)
+    log.get().info("SWEEP", parts=count, directories=len(known))
 
 
+@translating("sweep")
 def _walk(assembly: Assembly) -> int:
     """Look through the whole tree for own parts that are old; slow on large trees. Returns how many went."""
     assembly.destination.check()

@@ -19,12 +19,13 @@ from dcalqr.holds import DOOR
 from dcalqr.local import paths, standing
 from dcalqr.local.destination import Destination
 from dcalqr.local.state import State
+from dcalqr.lookout import Lookout
 from dcalqr.model import Outcome, StorageEvent, Version
 from dcalqr.orders import CopyOrder, Deadlines
 from dcalqr.places import Place, Places
 from dcalqr.plugins import TaskContext
 from dcalqr.running import Running, Watch, report_landed
-from dcalqr.visibility import is_shown, summed_until, version_shown, visible_until
+from dcalqr.visibility import is_shown, version_shown
 
 CONNECT_SECONDS = 30.0
 # A GET that surprises costs a HEAD and a second GET; more surprises in one try are somebody writing, so start anew.
@@ -74,6 +75,7 @@ class Transfer:
         self._door, self._copier, self._destination, self._state = door, copier, destination, state
         self._threads = threads
         self._places = Places(config.dcache.url, config.dcache.root, config.dcache.folder)
+        self._lookout = Lookout(config.dcache, door, self._places)
         self._instance8 = paths.instance8(instance)
         self._deadlines = Deadlines(
             door_seconds=config.dcache.doorseconds,
@@ -100,10 +102,13 @@ class Transfer:
         try:
             return await self._try(event, context)
         except errors.NotFound:
-            return self._invisible(event, context)
+            return await self._lookout.invisible(event, context)
         except errors.Forbidden as error:
-            await self._whose_fault(error)
-            raise errors.ForbiddenFile(http_status=403) from error
+            raise await self._lookout.refused(error) from error
+        except errors.CredentialRefused as error:
+            if error.http_status is None:  # said by TLS, or by our own look at the proxy: no file is to blame
+                raise
+            raise await self._lookout.refused(error) from error
         except errors.ChecksumMismatch as error:
             if context.memory.get("wrong_adler32") == error.facts["received"]:
                 raise errors.ChecksumWrong(**error.facts) from error
@@ -112,16 +117,22 @@ class Transfer:
 
     async def probe(self, domain: str) -> None:
         if domain != DOOR:
-            await self._blocking(self._destination.check)
+            await self._probe_destination()
             return
         try:
-            await self._door.head(self._places.folder_url)
+            await self._lookout.folder(asking_anew=True)
         except errors.Forbidden as error:
             raise errors.CredentialRefused(why="HTTP 403 for the configured folder", http_status=403) from error
         except (errors.ConnectionLost, errors.DoorTimeout) as error:
             raise errors.Unreachable(host=self._dcache.url, why=str(error)) from error
-        except (errors.NotFound, errors.TransientError):
+        except errors.TransientError:
             return  # it answers: what it answers to a file is that file's matter
+
+    async def _probe_destination(self) -> None:
+        try:
+            await self._blocking(self._destination.check)
+        except errors.TransientError as error:  # EIO and its like: nobody should go on
+            raise errors.MountMissing(why=str(error)) from error
 
     # --- one try ------------------------------------------------------------------------------------------------
 
@@ -136,11 +147,11 @@ class Transfer:
             try:
                 return self._ended(plan, await self._copy(plan, event, context, require=True))
             except errors.LengthDiffers as error:
-                plan = await self._look_again(plan, error)
-            except errors.DigestMissing as error:
+                plan = await self._look_again(plan, event, error)
+            except errors.DigestMissing:
                 plan = plan._replace(shown=await self._door.head(plan.place.url))
                 if plan.shown is not None and plan.shown.adler32 is None:
-                    self._wait_for_sum(event, context, error)
+                    self._lookout.without_sum(event, context)
                     return self._ended(plan, await self._copy(plan, event, context, require=False))
         raise errors.TransientError(why="the door changed its mind about this file again and again")
 
@@ -153,7 +164,9 @@ class Transfer:
             return plan
         shown = await self._door.head(place.url)
         if event.staged and not is_shown(shown.pnfsid, shown.size_bytes, event):
-            return Plan(place, existing, shown, self._late(event, context))
+            return Plan(place, existing, shown, self._lookout.other_file(event, context))
+        if shown.adler32 is None and "without_sum" in context.memory:
+            self._lookout.without_sum(event, context)  # a GET would take a slot to learn the same
         return plan._replace(shown=shown)
 
     def _survey(self, place: Place, size_bytes: int) -> standing.Existing | None:
@@ -202,52 +215,14 @@ class Transfer:
             context.source_holds(version)
         return version
 
-    # --- too early, too late --------------------------------------------------------------------------------------
-
-    def _invisible(self, event: StorageEvent, context: TaskContext) -> Outcome:
-        """Judge a 404."""
-        context.memory["look"] = True  # from now on by HEAD, which takes no slot
-        if context.removed:
-            return Outcome.GONE
-        if time.time() < visible_until(event, context.first_try_at, self._dcache.visibleseconds):
-            raise errors.NotYet(why="HTTP 404", http_status=404)
-        if event.staged:
-            raise errors.NeverVisible(seconds=round(time.time() - context.first_try_at), http_status=404)
-        return Outcome.GONE
-
-    def _late(self, event: StorageEvent, context: TaskContext) -> errors.NeverVisible:
-        """Judge a path that still holds another file than the staged upload."""
-        context.memory["look"] = True
-        if context.removed:
-            raise errors.NotFound(host=self._dcache.url)  # for this upload the path is empty, and will stay so
-        if time.time() < visible_until(event, context.first_try_at, self._dcache.visibleseconds):
-            raise errors.NotYet(why="the path still holds another file", http_status=200)
-        return errors.NeverVisible(seconds=round(time.time() - context.first_try_at), http_status=200)
-
-    def _wait_for_sum(self, event: StorageEvent, context: TaskContext, error: errors.DigestMissing) -> None:
-        """Wait for a Digest until `visibleseconds`, then decide by `requirechecksum`; returns to accept by size."""
-        context.memory["look"] = True
-        if time.time() < summed_until(event, context.first_try_at, self._dcache.visibleseconds):
-            raise errors.NotYet(why=str(error)) from error
-        if self._dcache.requirechecksum:
-            raise errors.ChecksumAbsent from error
-
-    async def _look_again(self, plan: Plan, error: errors.LengthDiffers) -> Plan:
+    async def _look_again(self, plan: Plan, event: StorageEvent, error: errors.LengthDiffers) -> Plan:
         """Ask the door after a Content-Length that is not the expected one."""
         shown = await self._door.head(plan.place.url)
         known = error.facts["expected_bytes"]
         if shown.size_bytes == known:
             raise errors.TransientError(why=f"{error}, and the door says the same as before") from error
-        return plan._replace(shown=shown)
-
-    async def _whose_fault(self, error: errors.Forbidden) -> None:
-        """Return if 403 is about one file; raise `CredentialRefused` if the whole folder is refused."""
-        try:
-            await self._door.head(self._places.folder_url)
-        except errors.Forbidden:
-            raise errors.CredentialRefused(why="HTTP 403 for the configured folder", http_status=403) from error
-        except errors.NotFound:
-            return
+        late = None if is_shown(shown.pnfsid, shown.size_bytes, event) else plan.late
+        return plan._replace(shown=shown, late=late)
 
     # --- the order ------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,6 @@
-"""Which upload a path shows, and until when one may stay invisible. Pure: times are arguments, seconds since the epoch.
+"""Which upload a path shows, and how long one may stay invisible. Pure: times are arguments.
+
+`looked_seconds` is how long the door has been answering looks without a break; `now` is in seconds since the epoch.
 
 What the door shows is given as HEAD's pnfsid (empty without dCache's ETag) and size in bytes (None: not said).
 """
@@ -13,21 +15,18 @@ PLAIN_SECONDS = 30.0
 LEAST_SECONDS = 60.0
 
 
-def visible_until(event: StorageEvent, first_look_at: float, visible_seconds: float) -> float:
-    """Return when to give up waiting for an upload to appear under its path."""
+def is_overdue(event: StorageEvent, looked_seconds: float, now: float, visible_seconds: float) -> bool:
+    """Whether to give up waiting for an upload to appear under its path."""
     if not event.staged:
-        return first_look_at + min(PLAIN_SECONDS, visible_seconds)
-    return _not_before_least(event, first_look_at, visible_seconds)
+        return looked_seconds >= min(PLAIN_SECONDS, visible_seconds)
+    return is_sum_overdue(event, looked_seconds, now, visible_seconds)
 
 
-def summed_until(event: StorageEvent, first_look_at: float, visible_seconds: float) -> float:
-    """Return when to give up waiting for the door to know a file's Adler32."""
-    return _not_before_least(event, first_look_at, visible_seconds)
-
-
-def _not_before_least(event: StorageEvent, first_look_at: float, visible_seconds: float) -> float:
-    since = first_look_at if event.date is None else event.date
-    return max(since + visible_seconds, first_look_at + min(LEAST_SECONDS, visible_seconds))
+def is_sum_overdue(event: StorageEvent, looked_seconds: float, now: float, visible_seconds: float) -> bool:
+    """Whether to give up waiting for the door to know a file's Adler32."""
+    if event.date is None:
+        return looked_seconds >= visible_seconds
+    return looked_seconds >= min(LEAST_SECONDS, visible_seconds) and now >= event.date + visible_seconds
 
 
 def is_shown(pnfsid: str, size_bytes: int | None, event: StorageEvent) -> bool:

@@ -69,7 +69,7 @@ def context(**facts: Any) -> TaskContext:
         identity="uuid",
         origin=Origin("billing", 2, 17),
         try_number=4,
-        first_try_at=0.0,
+        looks=0,
         versions=frozenset(),
         removed=False,
         memory={},

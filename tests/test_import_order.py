@@ -28,7 +28,7 @@ LAYERS = (
     ("sweeping",),
     ("assembly", "intake"),
     ("dispatcher", "transfer"),
-    ("holding", "rows", "runs", "running"),  # what the two are made of
+    ("holding", "rows", "runs", "running", "lookout"),  # what the two are made of
     ("copiers", "kafka", "local.failures"),
     ("local.appender",),  # what local.failures is made of
     ("attempt",),

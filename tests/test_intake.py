@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 
-from dcalqr import errors, intake, rows
+from dcalqr import errors, rows
 from dcalqr.dcache.events import EventReader
 from dcalqr.dcache.uploads import UploadFilter
 from dcalqr.dispatcher import Dispatcher
@@ -152,7 +152,7 @@ async def test_an_unreadable_record_is_kept_durably_before_its_offset_is_finishe
 async def test_an_unreadable_record_that_cannot_be_kept_stays_open(
     desk_of: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "ROW_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(rows, "ROW_RETRY_SECONDS", 0.01)
     desk = desk_of()
     await desk.unreadable.open()
     append, refused = desk.unreadable.append, list[int]()

@@ -418,7 +418,7 @@ async def test_nothing_is_settled_before_its_row_is_durable(
     monkeypatch.setattr(rows, "ROW_RETRY_SECONDS", 0.05)
     if not rule:
 
-        async def hopeful(writer: rows.RowWriter, row: Any) -> None:
+        async def hopeful(writer: rows.RowWriter, row: Any, _: Any) -> None:
             try:
                 await writer.append(row)
             except errors.TryError:

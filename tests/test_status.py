@@ -42,6 +42,7 @@ def written(**changes: Any) -> dict[str, Any]:
         "open": 2,
         "slots": {"limit": 10, "taken": 1},
         "stuck_threads": 0,
+        "unwritten": 0,
         "settled": {"landed": 5, "failed": 1},
         "credential_expires_at": time.time() + 3600,
         **changes,
@@ -73,6 +74,7 @@ def test_a_fresh_status_without_complaints_is_well(tmp_path: Path) -> None:
             "hold credential since 61 s: expired",
         ),
         ({"credential_expires_at": None}, "no usable credential"),
+        ({"unwritten": 2}, "2 rows or unreadable records cannot be written"),
         ({"stuck_threads": 2}, "2 threads do not answer"),
     ],
 )

@@ -221,14 +221,18 @@ async def test_a_probe_tells_what_is_held_from_what_answers(rig: Rig) -> None:
     async with rig.running() as parts:
         await parts.transfer.probe("destination")
         await parts.transfer.probe("door")
-        for status, held in ((401, True), (403, True), (404, False), (500, False)):
+        for status, held in (
+            (401, errors.CredentialRefused),
+            (403, errors.CredentialRefused),
+            (404, errors.FolderMissing),
+        ):
             rig.door.faults.add(Fault("door", status=status))
-            if held:
-                with pytest.raises(errors.CredentialRefused):
-                    await parts.transfer.probe("door")
-            else:
+            with pytest.raises(held):
                 await parts.transfer.probe("door")
             rig.door.calm()
+        rig.door.faults.add(Fault("door", status=500))
+        await parts.transfer.probe("door")
+        rig.door.calm()
         await asyncio.to_thread(rig.door.stop)
         with pytest.raises(errors.Unreachable):
             await parts.transfer.probe("door")

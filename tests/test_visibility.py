@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dcalqr.model import StorageEvent, Version
-from dcalqr.visibility import is_shown, summed_until, version_shown, visible_until
+from dcalqr.visibility import is_overdue, is_shown, is_sum_overdue, version_shown
 from tests.test_dispatcher import event as any_event
 
 NOW = 1_000_000.0
@@ -15,34 +15,42 @@ def event(**known: Any) -> StorageEvent:
     return any_event(**{"date": NOW, "size_bytes": 100} | known)
 
 
-def test_a_plain_upload_was_visible_before_its_message() -> None:
-    assert visible_until(event(), NOW + 5, 600) == NOW + 35
+@pytest.mark.parametrize(("looked", "overdue"), [(0, False), (29.9, False), (30, True)])
+def test_a_plain_upload_was_visible_before_its_message(looked: float, *, overdue: bool) -> None:
+    assert is_overdue(event(date=NOW - 86_400), looked, NOW, 600) is overdue
+
+
+def test_no_clock_but_that_of_the_looks_ends_the_wait_for_a_plain_upload() -> None:
+    assert not is_overdue(event(), 10, NOW + 86_400, 600)
 
 
 def test_a_plain_upload_never_waits_longer_than_was_configured() -> None:
-    assert visible_until(event(), NOW, 10) == NOW + 10
+    assert is_overdue(event(), 10, NOW, 10)
 
 
-def test_a_staged_upload_may_stay_invisible_from_its_date_on() -> None:
-    assert visible_until(event(staged=True), NOW + 5, 600) == NOW + 600
+@pytest.mark.parametrize(("now", "overdue"), [(NOW + 599, False), (NOW + 600, True)])
+def test_a_staged_upload_may_stay_invisible_from_its_date_on(now: float, *, overdue: bool) -> None:
+    assert is_overdue(event(staged=True), 599, now, 600) is overdue
 
 
-@pytest.mark.parametrize("date", [NOW - 86_400, NOW - 599])
-def test_an_old_staged_upload_has_a_minute_from_our_first_look(date: float) -> None:
-    assert visible_until(event(staged=True, date=date), NOW, 600) == NOW + 60
+@pytest.mark.parametrize(("looked", "overdue"), [(59.9, False), (60, True)])
+def test_an_old_staged_upload_has_a_minute_from_our_first_look(looked: float, *, overdue: bool) -> None:
+    assert is_overdue(event(staged=True, date=NOW - 86_400), looked, NOW, 600) is overdue
 
 
-def test_a_staged_upload_without_a_date_counts_from_our_first_look() -> None:
-    assert visible_until(event(staged=True, date=None), NOW, 600) == NOW + 600
+@pytest.mark.parametrize(("looked", "overdue"), [(599, False), (600, True)])
+def test_a_staged_upload_without_a_date_counts_from_our_first_look(looked: float, *, overdue: bool) -> None:
+    assert is_overdue(event(staged=True, date=None), looked, NOW, 600) is overdue
 
 
 def test_the_least_minute_is_no_longer_than_was_configured() -> None:
-    assert visible_until(event(staged=True, date=NOW - 86_400), NOW, 10) == NOW + 10
+    assert is_overdue(event(staged=True, date=NOW - 86_400), 10, NOW, 10)
 
 
 def test_a_sum_may_come_as_late_as_a_staged_upload() -> None:
-    assert summed_until(event(), NOW, 600) == NOW + 600
-    assert summed_until(event(date=NOW - 86_400), NOW, 600) == NOW + 60
+    assert not is_sum_overdue(event(), 599, NOW + 599, 600)
+    assert is_sum_overdue(event(), 600, NOW + 600, 600)
+    assert is_sum_overdue(event(date=NOW - 86_400), 60, NOW, 600)
 
 
 @pytest.mark.parametrize(

@@ -174,9 +174,12 @@ class InlineCopier:
 
         def attempt() -> None:
             landed, error = self._attempt(order, trust, root_fd, stop, _Relay(watcher, loop))
-            os.close(root_fd)
-            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-                loop.call_soon_threadsafe(tell, landed, error)
+            try:
+                with contextlib.suppress(OSError):  # nothing was written by it: the file is what it is
+                    os.close(root_fd)
+            finally:
+                with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+                    loop.call_soon_threadsafe(tell, landed, error)
 
         # A thread of its own and not an executor's: one that hangs on a dead mount must not keep the process alive.
         try:
@@ -197,6 +200,8 @@ class InlineCopier:
                 self._clients.give_back(doors)
         except Exception as error:  # noqa: BLE001 - it travels to whoever awaits the order
             return None, error
+        except BaseException as error:  # noqa: BLE001 - SystemExit and its like end this thread, not the event loop
+            return None, errors.WorkerLost(why=repr(error))
 
     @property
     def running(self) -> int:

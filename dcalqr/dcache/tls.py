@@ -201,15 +201,15 @@ class Credentials:
         if (proxy, capath) != (self._proxy, self._capath):
             self._proxy, self._capath, self._stamps = proxy, capath, None
 
-    def refresh(self) -> bool:
-        """Look at the files; returns whether a new generation was made.
+    def refresh(self) -> Trust | None:
+        """Look at the files; returns the new generation if one was made, expired or not.
 
         A failed load is kept in `trouble` and tried again at the next call.
         """
         stamps = _Stamps(_stamp(self._proxy), _directory_stamp(self._capath))
         aged = time.monotonic() - self._built_at > CONTEXT_LIFE_SECONDS
         if self._trust is not None and stamps == self._stamps and not aged:
-            return False
+            return None
         try:
             if not stamps.capath:
                 raise CredentialRefused(why=f"the CA directory {self._capath} is missing or empty")
@@ -217,11 +217,11 @@ class Credentials:
             door_context(trust)
         except DcalqrError as error:
             self.trouble = error
-            return False
+            return None
         self._trust, self._stamps, self._built_at = trust, stamps, time.monotonic()
         self._generation += 1
         self.trouble = None
-        return True
+        return trust
 
     def current(self) -> Trust:
         """Return the present generation.

@@ -17,7 +17,7 @@ from dcalqr import errors, log
 from dcalqr.config import Kafka
 from dcalqr.kafka import settings
 from dcalqr.kafka.contract import Groups, Receiver
-from dcalqr.kafka.membership import COMMIT_SECONDS, SILENCE_SECONDS, Broken, Membership
+from dcalqr.kafka.membership import COMMIT_SECONDS, REVOCATION_SECONDS, SILENCE_SECONDS, Broken, Membership
 from dcalqr.kafka.startpoints import OffsetsLost, commit_start_points
 from dcalqr.kafka.topics import partitions_of
 
@@ -100,11 +100,17 @@ class Consumer:
                 await self._consume(await self._join())
             except _CURABLE as error:
                 self._complain(error)
+            except asyncio.CancelledError:
+                if _asked_to_end():
+                    raise
+                self._complain(Broken("the Kafka client cancelled its own work"))
             except Exception:
                 self.freeze()
                 raise
             if self._quiet:
                 return
+            if self.membership is not None:
+                await self.membership.commit(REVOCATION_SECONDS)
             await self._leave()
             self.rebuilds += 1
             if time.monotonic() - began_at > GOOD_SECONDS:
@@ -143,7 +149,13 @@ class Consumer:
     # --- one membership -------------------------------------------------------------------------------------------
 
     async def _consume(self, membership: Membership) -> None:
-        """Work until something of it ends; returns when the credentials were renewed."""
+        """Work until something of it ends; returns when the credentials were renewed.
+
+        Raises
+        ------
+        Broken, KafkaError, FatalError
+            The first reason that another membership would not cure, else any.
+        """
         work = {
             asyncio.create_task(self._poll(membership), name="kafka-poll"),
             asyncio.create_task(self._commit(membership), name="kafka-commit"),
@@ -154,7 +166,9 @@ class Consumer:
         for task in work:
             task.add_done_callback(lambda task: ends.extend(_failure(task)))
         try:
-            await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+            if any(task.cancelled() for task in done):
+                ends.append(Broken("the Kafka client cancelled its own work"))
         finally:
             for task in work:
                 task.cancel()
@@ -248,6 +262,12 @@ class Consumer:
         membership, self.membership = self.membership, None
         if membership is not None:
             await membership.aclose()
+
+
+def _asked_to_end() -> bool:
+    """Whether somebody of ours has cancelled the present asyncio.Task; aiokafka does so at times where nobody did."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _failure(task: asyncio.Task[None]) -> list[BaseException]:

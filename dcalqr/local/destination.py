@@ -1,13 +1,18 @@
-"""The download folder as a whole: is it there, is it mounted, has it room. Blocking; a hung mount hangs the caller."""
+"""The download folder as a whole: is it there, is it mounted, has it room. Blocking; a hung mount hangs the caller.
+
+Every OSError leaves here as one of `errors` (`oserrors`).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import threading
 
 from dcalqr import errors
 from dcalqr.local.landing import open_root
+from dcalqr.local.oserrors import translating
 from dcalqr.local.state import State
 
 _MOUNTINFO = "/proc/self/mountinfo"  # unlike st_dev it shows bind mounts, and reading it never hangs
@@ -35,13 +40,14 @@ class Destination:
         self._state = state
         self._resolved: str | None = None
         self._root_fd: int | None = None
+        self._finding = threading.Lock()  # never held while a hung mount may block
 
     def open(self) -> None:
         """Check, wanting no space for a file.
 
         Raises
         ------
-        NoSpace, MountMissing
+        NoSpace, MountMissing, TransientError
             As `check`; the folder may be opened later by another `check`.
         """
         self.check()
@@ -68,14 +74,19 @@ class Destination:
     @property
     def identity(self) -> tuple[int, int]:
         """Device and inode behind `root_fd`: who holds a descriptor of his own opens it again when these change."""
-        found = os.fstat(self.root_fd)
+        with translating("fstat"):
+            found = os.fstat(self.root_fd)
         return found.st_dev, found.st_ino
 
     @property
     def free_bytes(self) -> int:
         """What an ordinary user may still write; quotas do not show."""
-        found = os.fstatvfs(self.root_fd)
+        found = self._file_system()
         return found.f_bavail * found.f_frsize
+
+    def _file_system(self) -> os.statvfs_result:
+        with translating("fstatvfs"):
+            return os.fstatvfs(self.root_fd)
 
     def check(self, size_bytes: int = 0) -> None:
         """Make sure that a file of this size may be written here now.
@@ -86,6 +97,8 @@ class Destination:
             The folder is missing, may not be written, or is not on the file system it should be on.
         NoSpace
             The file would leave less than the minimum free.
+        TransientError
+            The operating system did not tell: no descriptor is left, or an I/O error.
         """
         path = self._resolved or os.path.realpath(self.folder)
         self._check_mount(path)
@@ -115,24 +128,26 @@ class Destination:
     def _follow(self, path: str) -> None:
         """Make `root_fd` stand for the folder that the path names now."""
         fresh = open_root(path)
-        if self._root_fd is None:
-            self._root_fd = fresh
-            return
+        with self._finding:  # two first checks at once: the second one compares
+            if self._root_fd is None:
+                self._root_fd = fresh
+                return
         try:
-            if not os.path.samestat(os.fstat(fresh), os.fstat(self._root_fd)):
-                # dup2 exchanges at one stroke: closing it would let a running attempt meet a stranger's descriptor.
-                os.dup2(fresh, self._root_fd, inheritable=False)
+            with translating("open"):
+                if not _same(os.fstat(fresh), self._root_fd):
+                    # dup2 exchanges at one stroke: closing it would let a running attempt meet a stranger's descriptor.
+                    os.dup2(fresh, self._root_fd, inheritable=False)
         finally:
             os.close(fresh)
 
     def _check_writable(self) -> None:
-        if os.fstatvfs(self.root_fd).f_flag & os.ST_RDONLY:
+        if self._file_system().f_flag & os.ST_RDONLY:
             raise errors.MountMissing(why=f"{self.folder} is on a read-only file system")
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=self.root_fd, effective_ids=True):
             raise errors.MountMissing(why=f"no permission to write into {self.folder}")
 
     def _check_space(self, size_bytes: int) -> None:
-        found = os.fstatvfs(self.root_fd)
+        found = self._file_system()
         if found.f_files and not found.f_favail:
             raise errors.NoSpace(why="no inode is free")
         least = found.f_blocks * found.f_frsize * self._minfree_percent / 100
@@ -141,9 +156,16 @@ class Destination:
             raise errors.NoSpace(why=f"{free} bytes free, {size_bytes} wanted, {least:.0f} to be kept")
 
 
+def _same(found: os.stat_result, fd: int) -> bool:
+    try:
+        return os.path.samestat(found, os.fstat(fd))
+    except OSError:
+        return False  # its mount went stale
+
+
 def mount_point(path: str) -> str:
     """The mount point that a resolved absolute path lies on; automounters that wait do not count."""
-    with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as file:
+    with translating("mountinfo"), open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as file:
         points = [_point(line) for line in file if " - autofs " not in line]
     return max((point for point in points if _is_below(path, point)), key=len, default="/")
 

@@ -108,8 +108,20 @@ class Part:
         """Write the attributes, the mode, everything to the disk, and close.
 
         An empty `pnfsid` and an `adler32` of None are not recorded. A failed fsync is never tried again.
+
+        Raises
+        ------
+        WriteFailed
+            Also when the part is longer or shorter than what was written: somebody else has had it in hand.
+        NoSpace, MountMissing, PermanentError, TransientError
+            As the operating system answered.
         """
         assert self._fd is not None
+        with border(self._root_fd, "fstat"):
+            found = os.fstat(self._fd).st_size
+        if found != self.size_bytes:
+            why = f"the part has {found} bytes, {self.size_bytes} were written"
+            raise errors.WriteFailed(operation="write", why=why)
         with border(self._root_fd, "xattr"):
             attributes.write(self._fd, pnfsid, adler32)  # before fchmod: a read-only mode forbids it to the owner
         with border(self._root_fd, "fchmod"):

@@ -12,7 +12,7 @@ from dcalqr.local.oserrors import border
 from dcalqr.local.paths import is_part, is_part_of
 
 
-def sweep(root_fd: int, directory: tuple[bytes, ...], instance8: str, keep: Container[bytes]) -> list[bytes]:
+def sweep(root_fd: int, directory: tuple[bytes, ...], instance8: str, keep: Container[bytes]) -> dict[bytes, bool]:
     """Remove this instance's own parts in one directory, whatever their age.
 
     Parameters
@@ -23,12 +23,12 @@ def sweep(root_fd: int, directory: tuple[bytes, ...], instance8: str, keep: Cont
 
     Returns
     -------
-    list of bytes
-        The names removed; empty too when the directory is missing.
+    dict of bytes to bool
+        The names, and whether each is gone; empty too when the directory is missing.
     """
     with border(root_fd, "sweep"), contextlib.suppress(FileNotFoundError), opened(root_fd, directory) as fd:
-        return [name for name in _scan(fd, instance8)[1] if name not in keep and unlinked(fd, name)]
-    return []
+        return {name: unlinked(fd, name) for name in _scan(fd, instance8)[1] if name not in keep}
+    return {}
 
 
 def _scan(fd: int, instance8: str) -> tuple[list[bytes], list[bytes]]:

@@ -34,6 +34,15 @@ def translated(operation: str, error: OSError) -> errors.TryError:
     return errors.WriteFailed(operation=operation, why=why)
 
 
+@contextlib.contextmanager
+def translating(operation: str) -> Iterator[None]:
+    """Let no OSError out, as `border` does, where no open download folder tells whom a permission concerns."""
+    try:
+        yield
+    except OSError as error:
+        raise translated(operation, error) from error
+
+
 def _permission(root_fd: int, operation: str, error: OSError) -> errors.TryError:
     """A download folder we may not write into holds everything; a place inside it concerns this file only."""
     why = f"{operation}: {error.strerror}"

@@ -51,7 +51,9 @@ class State:
         self._lock = -1
         self._parts = -1
         self._parts_bytes = 0
-        self._writing = threading.RLock()  # the destination's thread and the event loop both remember things
+        # The event loop, the destination's and the sweep's threads write: a lock a file, so that nobody waits for
+        # another file's fsync.
+        self._writing = {name: threading.RLock() for name in (HINTS, PARTS, STATUS)}
 
     def open(self) -> None:
         """Make the folder if need be, lock it, and read what a former run left.
@@ -76,10 +78,11 @@ class State:
 
     def close(self) -> None:
         """Release the lock; may be called again."""
-        for fd in (self._parts, self._lock):
-            if fd >= 0:
-                os.close(fd)
-        self._parts = self._lock = -1
+        with self._writing[PARTS]:  # not under a hint that is being written: the number may be another file's at once
+            for fd in (self._parts, self._lock):
+                if fd >= 0:
+                    os.close(fd)
+            self._parts = self._lock = -1
 
     def warn(self, text: str) -> None:
         """Add to `warnings` what is not there yet."""
@@ -97,7 +100,7 @@ class State:
 
     def remember_group(self, group: str, topic: str) -> None:
         """Take note, durably, that the group has offsets; raises OSError."""
-        with self._writing:
+        with self._writing[HINTS]:
             if not self.group_seen(group, topic):
                 self._save(_Hints(self._hints.groups | {f"{group}/{topic}"}, self._hints.mount_point))
 
@@ -108,7 +111,7 @@ class State:
 
     def remember_mount_point(self, path: str | None) -> None:
         """Take note, durably, of the download folder's mount point; raises OSError."""
-        with self._writing:
+        with self._writing[HINTS]:
             if path != self._hints.mount_point:
                 self._save(_Hints(self._hints.groups, path))
 
@@ -127,26 +130,31 @@ class State:
 
     def part_opened(self, directory: tuple[bytes, ...]) -> None:
         """An order for this directory begins. Writes only at a directory's first; never raises."""
-        self._open[directory] += 1
-        if self._open[directory] == 1 and directory not in self.left_parts:
-            self._hint(b"+", directory)
+        with self._writing[PARTS]:
+            self._open[directory] += 1
+            if self._open[directory] == 1 and directory not in self.left_parts:
+                self._hint(b"+", directory)
 
     def part_closed(self, directory: tuple[bytes, ...]) -> None:
         """An order for this directory ended, and its part is gone; never raises."""
-        self._open[directory] -= 1
-        if self._open[directory] == 0:
-            del self._open[directory]
-            if directory not in self.left_parts:
-                self._hint(b"-", directory)
+        with self._writing[PARTS]:
+            self._open[directory] -= 1
+            if self._open[directory] == 0:
+                del self._open[directory]
+                if directory not in self.left_parts:
+                    self._hint(b"-", directory)
 
     def swept(self, directory: tuple[bytes, ...]) -> None:
         """No part of a former run is left in this directory; never raises."""
-        if directory in self.left_parts:
-            self.left_parts.remove(directory)
-            if directory not in self._open:
-                self._hint(b"-", directory)
+        with self._writing[PARTS]:
+            if directory in self.left_parts:
+                self.left_parts.remove(directory)
+                if directory not in self._open:
+                    self._hint(b"-", directory)
 
     def _hint(self, sign: bytes, directory: tuple[bytes, ...]) -> None:
+        if self._parts < 0:
+            return  # a sweep that outlives the run: the folder may be the next run's by now
         # Not synced: after kill -9 the page cache has it, after a power cut the walk of the whole tree finds the part.
         line = _hint_line(sign, directory)
         try:
@@ -162,9 +170,15 @@ class State:
     def _compact(self) -> None:
         lines = b"".join(_hint_line(b"+", directory) for directory in self.left_parts | self._open.keys())
         self._write(PARTS, lines, durable=False)
-        if self._parts >= 0:
-            os.close(self._parts)
-        self._parts = self._open_file(PARTS, os.O_WRONLY | os.O_APPEND)
+        fresh = self._open_file(PARTS, os.O_WRONLY | os.O_APPEND)
+        if self._parts < 0:
+            self._parts = fresh
+        else:
+            # Closing first would free the number to some file of an order, and the next hint would go into that.
+            try:
+                os.dup2(fresh, self._parts, inheritable=False)
+            finally:
+                os.close(fresh)
         self._parts_bytes = 0
 
     def _read_parts(self) -> set[tuple[bytes, ...]]:
@@ -203,7 +217,7 @@ class State:
 
     def _write(self, name: str, content: bytes, *, durable: bool) -> None:
         path = os.path.join(self.folder, name)
-        with self._writing:
+        with self._writing[name]:
             fd = self._open_file(f"{name}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             with open(fd, "wb") as file:
                 file.write(content)

@@ -23,6 +23,8 @@ class Counters:
         Tries that cost budget, by the error's name.
     holds
         Holds begun, by reason.
+    unwritten
+        Rows and unreadable records that cannot be written just now (count): their offsets wait.
     landed_bytes, unverified
         Bytes and files (count) that landed; files that were accepted by size alone.
     """
@@ -32,6 +34,7 @@ class Counters:
     failed: Counter[str] = field(default_factory=Counter)
     retries: Counter[str] = field(default_factory=Counter)
     holds: Counter[str] = field(default_factory=Counter)
+    unwritten: int = 0
     landed_bytes: int = 0
     unverified: int = 0
 

@@ -182,6 +182,41 @@ async def test_what_the_system_refuses_is_one_of_our_errors_and_takes_no_slot(
     await copier.copy(order(), Watch())
 
 
+async def test_a_folder_that_cannot_be_closed_keeps_no_answer_back(
+    copier: InlineCopier, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_close = os.close
+
+    def close(fd: int) -> None:
+        real_close(fd)
+        if threading.current_thread() in order_threads():
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "close", close)
+    stuck.go.set()
+    for _ in range(2):
+        async with asyncio.timeout(SOON_SECONDS):
+            assert (await copier.copy(order(), Watch())).size_bytes == 1
+    assert (copier.running, repr(copier.slots)) == (0, "<Slots 0/1 waiting=0>")
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+async def test_what_ends_a_thread_ends_only_its_order(
+    copier: InlineCopier, monkeypatch: pytest.MonkeyPatch, end: type[BaseException]
+) -> None:
+    def ending(*_: object) -> Landed:
+        raise end
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(inline, "copy_once", ending)
+    for _ in range(2):
+        async with asyncio.timeout(SOON_SECONDS):
+            with pytest.raises(errors.WorkerLost, match=end.__name__):
+                await copier.copy(order(), Watch())
+    assert (copier.running, repr(copier.slots)) == (0, "<Slots 0/1 waiting=0>")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 # --- slots -----------------------------------------------------------------------------------------------------
 
 

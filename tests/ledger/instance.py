@@ -51,8 +51,8 @@ def _commit_highest_done() -> None:
 def _keep_parts() -> None:
     """Leave the parts of a former run where they are."""
 
-    def sweep(root_fd: int, directory: tuple[bytes, ...], instance8: str, keep: Container[bytes]) -> list[bytes]:
-        return []
+    def sweep(root_fd: int, directory: tuple[bytes, ...], instance8: str, keep: Container[bytes]) -> dict[bytes, bool]:
+        return {}
 
     leftovers.sweep = sweep
 

@@ -213,7 +213,7 @@ class Source:
             status = self._random.choice((500, 502, 503))
             self._door.faults.add(Fault("door", path, "GET", times=self._random.choice((1, 2)), status=status))
         if roll() < SHORT_BODIES:
-            cut = self._random.randrange(file.size_bytes)
+            cut = self._random.randrange(SMALLEST_BYTES)  # short for the next upload to this path too
             self._door.faults.add(Fault("pool", path, times=1, cut_after=cut, reset=roll() < 0.5))
         if roll() < WRONG_DIGESTS:
             self._door.faults.add(Fault("pool", path, times=1, digest=f"adler32={self._random.getrandbits(32):08x}"))

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dcalqr import errors
+from dcalqr.local import destination as module
+from dcalqr.local import landing
 from dcalqr.local.destination import Destination, mount_point
 from dcalqr.local.state import State
 
@@ -245,3 +250,121 @@ def test_a_link_to_the_folder_is_resolved_once(tmp_path: Path, state: State) -> 
     opened.check()
     assert os.path.samestat(os.fstat(opened.root_fd), (tmp_path / "one").stat())
     opened.close()
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.ENOTCONN])
+def test_a_stale_mount_is_left_for_what_the_path_names_now(
+    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """As after NFS or FUSE died: the old descriptor answers nothing any more."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    opened = destination(folder, state)
+    opened.check()
+    number, stale, real = opened.root_fd, os.fstat(opened.root_fd), os.fstat
+    folder.rename(tmp_path / "gone")
+    folder.mkdir()
+
+    def fstat(fd: int) -> os.stat_result:
+        found = real(fd)
+        if os.path.samestat(found, stale):
+            raise OSError(code, os.strerror(code))
+        return found
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    opened.check()
+    assert opened.root_fd == number
+    assert os.path.samestat(real(number), folder.stat())
+    opened.close()
+
+
+def refusing(code: int) -> Any:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (errno.ESTALE, errors.MountMissing),
+        (errno.ENOTCONN, errors.MountMissing),
+        (errno.EIO, errors.WriteFailed),
+        (errno.EMFILE, errors.TransientError),
+    ],
+)
+@pytest.mark.parametrize("call", ["fstat", "fstatvfs", "dup2"])
+def test_what_the_system_refuses_is_one_of_our_errors(
+    tmp_path: Path,
+    state: State,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    expected: type[errors.TryError],
+    call: str,
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    opened = destination(folder, state)
+    opened.check()
+    folder.rename(tmp_path / "gone")
+    folder.mkdir()
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refusing(code))
+        with pytest.raises(expected):
+            opened.check()
+        if call == "fstat":
+            with pytest.raises(expected):
+                _ = opened.identity
+        if call == "fstatvfs":
+            with pytest.raises(expected):
+                _ = opened.free_bytes
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    opened.check()
+    opened.close()
+
+
+def test_no_descriptor_for_the_mount_table_is_one_of_our_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.open", refusing(errno.EMFILE))
+    with pytest.raises(errors.TransientError):
+        mount_point("/sps")
+
+
+def test_two_first_checks_at_once_leak_no_descriptor(
+    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have opened the folder before either has looked whether another was first, or that one waits for a lock."""
+    both, looked = threading.Barrier(2), threading.Event()  # looked is never set: a pause that is no sleep
+
+    def open_root(path: str) -> int:
+        fd = landing.open_root(path)
+        both.wait(10)
+        return fd
+
+    class SlowToTake(Destination):
+        """Gives the other thread all the time between looking and taking."""
+
+        _fd: int | None = None
+
+        @property
+        def _root_fd(self) -> int | None:
+            found = self._fd
+            if found is None:
+                looked.wait(0.05)
+            return found
+
+        @_root_fd.setter
+        def _root_fd(self, fd: int | None) -> None:
+            self._fd = fd
+
+    opened = SlowToTake(str(tmp_path), minfree_percent=0, requiremount=False, state=state)
+    monkeypatch.setattr(module, "open_root", open_root)
+    before = len(os.listdir("/proc/self/fd"))
+    threads = [threading.Thread(target=opened.check) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    opened.close()
+    assert len(os.listdir("/proc/self/fd")) == before

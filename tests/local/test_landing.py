@@ -411,6 +411,17 @@ def test_a_failed_fsync_is_not_tried_again(root: Path, root_fd: int, monkeypatch
     assert names(root) == set()
 
 
+@pytest.mark.parametrize("size_bytes", [0, len(DATA) - 1, len(DATA) + 1])
+def test_a_part_that_has_not_the_length_written_is_never_finished(root: Path, root_fd: int, size_bytes: int) -> None:
+    with landing.Part.create(root_fd, order()) as part:
+        part.write(memoryview(DATA))
+        os.truncate(root / "run/23003" / os.fsdecode(order().part_name), size_bytes)
+        with pytest.raises(errors.WriteFailed) as caught:
+            part.finish(PNFSID, None)
+    assert str(caught.value).endswith(f"the part has {size_bytes} bytes, {len(DATA)} were written")
+    assert names(root) == set()
+
+
 def test_a_directory_that_was_not_synced_is_made_anew(
     root: Path, root_fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -706,13 +717,22 @@ def litter(folder: Path) -> dict[str, bytes]:
 def test_a_sweep_takes_our_own_parts_and_nothing_else(root: Path, root_fd: int) -> None:
     made = litter(root / "run")
     (root / "run" / f"dir.{OURS}-00000003.part").mkdir()
-    assert leftovers.sweep(root_fd, (b"run",), OURS, frozenset({made["kept"]})) == [made["mine"]]
+    assert leftovers.sweep(root_fd, (b"run",), OURS, frozenset({made["kept"]})) == {made["mine"]: True}
     left = {os.fsencode(entry.name) for entry in (root / "run").iterdir() if entry.is_file()}
     assert left == set(made.values()) - {made["mine"]}
 
 
 def test_a_sweep_of_a_missing_directory_finds_nothing(root_fd: int) -> None:
-    assert leftovers.sweep(root_fd, (b"absent",), OURS, frozenset()) == []
+    assert leftovers.sweep(root_fd, (b"absent",), OURS, frozenset()) == {}
+
+
+def test_a_sweep_tells_of_a_part_that_stays(root: Path, root_fd: int) -> None:
+    made = litter(root / "run")
+    (root / "run").chmod(0o555)
+    (root).chmod(0o777)
+    with nobody():
+        found = leftovers.sweep(root_fd, (b"run",), OURS, frozenset({made["kept"]}))
+    assert found == {made["mine"]: False}
 
 
 def test_a_dead_workers_part_goes_by_name_and_only_a_part_does(root: Path, root_fd: int) -> None:

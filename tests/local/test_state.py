@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -222,3 +223,97 @@ def test_the_status_is_replaced_whole_and_read_without_a_lock(folder: Path, run:
     assert State.read_status(str(folder)) == {"landed": 2}
     (folder / module.STATUS).write_bytes(b"{")
     assert State.read_status(str(folder)) is None
+
+
+def test_a_hint_never_goes_into_another_file_when_the_parts_file_cannot_be_opened_again(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run()
+    real_open = os.open
+
+    def refuse(path: str, flags: int, *mode: int) -> int:
+        if str(path).endswith(module.PARTS):
+            raise OSError(24, "Too many open files")
+        return real_open(path, flags, *mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_COMPACT_BYTES", 0)
+        first.part_opened(A)
+        patch.setattr(os, "open", refuse)
+        first.part_opened(B)
+    numbers = [os.open(folder / f"another-{n}", os.O_WRONLY | os.O_CREAT) for n in range(3)]
+    monkeypatch.setattr(module, "_COMPACT_BYTES", 10**9)
+    first.part_opened((b"c",))
+    first.part_closed((b"c",))
+    assert [os.fstat(fd).st_size for fd in numbers] == [0, 0, 0]
+    for fd in numbers:
+        os.close(fd)
+    monkeypatch.setattr(module, "_COMPACT_BYTES", 0)
+    first.part_opened((b"c",))
+    assert run().left_parts == {A, B, (b"c",)}
+
+
+class Paused:
+    """Stops the first thread that comes to a call, until the others have had their time."""
+
+    def __init__(self, real: Callable[..., None]) -> None:
+        self.real = real
+        self.entered, self.go = threading.Event(), threading.Event()
+
+    def __call__(self, *args: object, **places: object) -> None:
+        first = not self.entered.is_set()
+        self.entered.set()
+        if first:
+            assert self.go.wait(10)
+        self.real(*args, **places)
+
+
+def test_what_is_swept_while_the_parts_file_is_rewritten_is_not_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run().part_opened(A)
+    second = run()
+    rename = Paused(os.rename)
+    monkeypatch.setattr(os, "rename", rename)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_COMPACT_BYTES", -1)
+        loop = threading.Thread(target=second.part_opened, args=(B,))
+        loop.start()
+        assert rename.entered.wait(10)
+    sweep = threading.Thread(target=second.swept, args=(A,))
+    sweep.start()
+    sweep.join(0.05)  # without a lock it has written into the old file by now
+    rename.go.set()
+    loop.join()
+    sweep.join()
+    assert run().left_parts == {B}
+
+
+def test_a_hint_does_not_wait_for_the_sync_of_the_other_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hints are written by the event loop."""
+    first = run()
+    fsync = Paused(os.fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(module, "_COMPACT_BYTES", -1)
+    slow = threading.Thread(target=first.remember_mount_point, args=("/sps",))
+    slow.start()
+    assert fsync.entered.wait(10)
+    hint = threading.Thread(target=first.part_opened, args=(A,))
+    hint.start()
+    hint.join(10)
+    waited = hint.is_alive()
+    fsync.go.set()
+    slow.join()
+    hint.join()
+    assert not waited
+    assert run().left_parts == {A}
+
+
+def test_a_sweep_that_outlives_the_run_writes_nothing(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run().part_opened(A)
+    second = run()
+    monkeypatch.setattr(module, "_COMPACT_BYTES", -1)
+    second.close()
+    inode = (folder / module.PARTS).stat().st_ino
+    second.swept(A)
+    assert (folder / module.PARTS).stat().st_ino == inode
+    assert second.warnings == []
+    assert run().left_parts == {A}
