@@ -104,7 +104,6 @@ class Settled(enum.Enum):
 
     LANDED = "landed"
     ALREADY = "already"
-    SKIPPED = "skipped"
     GONE = "gone"
     REPLACED = "replaced"
     DONE = "done"

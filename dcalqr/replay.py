@@ -26,7 +26,7 @@ from dcalqr.config import Config
 from dcalqr.dcache.events import EventReader
 from dcalqr.local.failedtask import FailedTask
 from dcalqr.local.failures import DoneFile, FailedTasksFile, complete_length, read_rows
-from dcalqr.local.state import State
+from dcalqr.local.state import HELD_BY_REPLAY, State
 from dcalqr.model import Delivery, Origin, Settled, StorageEvent
 from dcalqr.sweeping import sweep_known
 
@@ -142,7 +142,7 @@ class Replay:
         stack.push_async_callback(failures.close)
         # Names of its own for part files and state: a running daemon sweeps what bears its own.
         instance = f"{self._config.daemon.instance}.replay"
-        state = State(os.path.join(str(self._config.local.statefolder), "replay"))
+        state = State(os.path.join(str(self._config.local.statefolder), "replay"), HELD_BY_REPLAY)
         state.open()
         stack.callback(state.close)
         assembly = await stack.enter_async_context(

@@ -31,8 +31,19 @@ class _Hints(msgspec.Struct):
     mount_point: str | None = None
 
 
+HELD_BY_INSTANCE = "another dcalqr holds it; give daemon.instance a name of its own"
+HELD_BY_REPLAY = "another replay of this instance is running; wait for its end"
+
+
 class State:
     """The state folder of one instance.
+
+    Parameters
+    ----------
+    folder
+        Made by `open` if need be.
+    held
+        What to tell whoever finds it locked.
 
     Attributes
     ----------
@@ -42,8 +53,9 @@ class State:
         Directories in which a former run of this instance may have left parts; sweep each, then call `swept`.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, held: str = HELD_BY_INSTANCE) -> None:
         self.folder = folder
+        self._held = held
         self.warnings: list[str] = []
         self.left_parts: set[tuple[bytes, ...]] = set()
         self._open: Counter[tuple[bytes, ...]] = Counter()
@@ -74,7 +86,7 @@ class State:
             self._compact()
         except OSError as error:
             self.close()
-            raise _start_error(self.folder, error) from error
+            raise _start_error(self.folder, error, self._held) from error
 
     def close(self) -> None:
         """Release the lock; may be called again."""
@@ -240,10 +252,9 @@ def _hint_line(sign: bytes, directory: tuple[bytes, ...]) -> bytes:
     return sign + quote_path(b"/".join(directory)).encode("ascii") + b"\n"
 
 
-def _start_error(folder: str, error: OSError) -> errors.StartError:
+def _start_error(folder: str, error: OSError, held: str) -> errors.StartError:
     if isinstance(error, BlockingIOError):
-        why = "another dcalqr holds it; give daemon.instance a name of its own"
-        return errors.CannotCreate(path=folder, why=why)
+        return errors.CannotCreate(path=folder, why=held)
     if error.errno in {errno.EACCES, errno.EPERM}:
         return errors.NoPermission(path=folder, why=error.strerror)
     return errors.CannotCreate(path=folder, why=error.strerror)

@@ -156,7 +156,7 @@ class Instance:
                 self.world.unreadable.add(delivery.record)
                 delivery.settle(Settled.UNREADABLE)
             elif record.upload is None:
-                delivery.settle(Settled.SKIPPED)
+                delivery.settle(Settled.GONE)
             elif self.inflight.landed_before(delivery.event.path, delivery.event):
                 delivery.settle(Settled.ALREADY)
             else:
