@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from dcalqr.testing.pki import Pki, make_pki
 from tests.support.kafka import KafkaBroker
 from tests.support.kafka_properties import Mode
 from tests.support.process import MissingComponent
+from tests.support.rig import Rig
 from tests.support.site import Site
 from tests.support.xrootd import XrootdServer
 
@@ -95,3 +97,11 @@ def site(tmp_path: Path, kafka: KafkaBroker, topic: str, group: str, pki: Pki) -
     made = Site(tmp_path, kafka, topic, group, pki)
     yield made
     made.close()
+
+
+@pytest.fixture
+async def rig(tmp_path: Path, pki: Pki) -> AsyncIterator[Rig]:
+    """Everything of an instance but Kafka, in the test's own process."""
+    made = Rig(tmp_path, pki)
+    yield made
+    await asyncio.to_thread(made.close)

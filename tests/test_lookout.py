@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,6 @@ from tests.support.site import FOLDER
 
 NAME = "23003/fits_1.tar"
 CONTENT = b"c" * 10_000
-
-
-@pytest.fixture
-async def rig(tmp_path: Path, pki: Pki) -> AsyncIterator[Rig]:
-    made = Rig(tmp_path, pki)
-    yield made
-    await asyncio.to_thread(made.close)
 
 
 async def test_the_time_of_an_outage_does_not_count_as_time_of_looking(rig: Rig) -> None:

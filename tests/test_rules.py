@@ -61,7 +61,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,6 @@ from dcalqr.local import attributes, landing, publish
 from dcalqr.orders import CopyOrder
 from dcalqr.testing import samples
 from dcalqr.testing.door import Fault
-from dcalqr.testing.pki import Pki
 from tests.support.rig import Rig, until
 from tests.support.site import FOLDER
 
@@ -82,13 +81,6 @@ NAME = "23003/fits_1.tar"
 OLD, NEW, NEWER = b"o" * 200_000, b"n" * 200_000, b"x" * 200_000
 
 without = pytest.mark.parametrize("rule", [True, False], ids=["", "without"])
-
-
-@pytest.fixture
-async def rig(tmp_path: Path, pki: Pki) -> AsyncIterator[Rig]:
-    made = Rig(tmp_path, pki)
-    yield made
-    await asyncio.to_thread(made.close)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,7 @@ from dcalqr.local import leftovers, paths
 from dcalqr.local.state import State
 from dcalqr.sweeping import sweep, sweep_known
 from dcalqr.testing.door import Fault
-from dcalqr.testing.pki import Pki
 from tests.support.rig import Rig, until
-
-
-@pytest.fixture
-async def rig(tmp_path: Path, pki: Pki) -> AsyncIterator[Rig]:
-    made = Rig(tmp_path, pki)
-    yield made
-    await asyncio.to_thread(made.close)
 
 
 def killed_run(rig: Rig) -> Path:

@@ -7,7 +7,6 @@ import itertools
 import os
 import stat
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,19 +15,11 @@ from dcalqr import dispatcher, errors
 from dcalqr.local import attributes
 from dcalqr.testing import samples
 from dcalqr.testing.door import Fault
-from dcalqr.testing.pki import Pki
 from tests.support.rig import Rig, until
 from tests.support.site import FOLDER, ROOT
 
 NAME = "23003/fits_1.tar"
 CONTENT = b"c" * 100_000
-
-
-@pytest.fixture
-async def rig(tmp_path: Path, pki: Pki) -> AsyncIterator[Rig]:
-    made = Rig(tmp_path, pki)
-    yield made
-    await asyncio.to_thread(made.close)
 
 
 # --- the checksum -------------------------------------------------------------------------------------------------
