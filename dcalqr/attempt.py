@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dcalqr import checksum, errors
 from dcalqr.dcache import fetch
 from dcalqr.dcache.stall import StallWatch
-from dcalqr.local import landing
+from dcalqr.local import landing, standing
 from dcalqr.orders import CopyOrder, Landed, Phases, Progress, SocketShutdown, Stop
 
 # One system call and one checksum call per MiB; larger blocks measured no faster, and this one stays in the cache.
@@ -102,6 +102,10 @@ def copy_once(order: CopyOrder, doors: fetch.Doors, root_fd: int, stop: Stop, pr
     dcalqr.errors.TryError, dcalqr.errors.Cancelled
         The part is gone and the connection closed.
     """
+    if standing.seen_now(root_fd, order.directory, order.final_name) != order.seen:
+        # While this order waited for its slot another instance put something there: publishing would refuse anyway,
+        # so the body is spared.
+        raise errors.FinalNameChanged
     watch = _Stopwatch(progress)
     with fetch.get(doors, order, stop, watch) as answer:
         if stop.is_set():

@@ -87,6 +87,16 @@ def test_a_file_of_any_size_lands(bench: Bench, size_bytes: int) -> None:
     assert bench.files() == {"run/f.fits": bytes(content)}
 
 
+def test_a_file_that_landed_while_the_order_waited_costs_no_request(bench: Bench) -> None:
+    order = bench.order(PATH)
+    (bench.folder / "run").mkdir()
+    (bench.folder / "run/f.fits").write_bytes(b"another instance's")
+    with pytest.raises(errors.FinalNameChanged):
+        bench.copy(order)
+    assert bench.files() == {"run/f.fits": b"another instance's"}
+    assert not bench.door.requests
+
+
 def test_the_digest_is_wanted_from_door_and_pool(bench: Bench) -> None:
     bench.copy(bench.order(PATH))
     assert [(request.where, request.wants_digest) for request in bench.door.requests] == [

@@ -90,6 +90,13 @@ def _read_through(directory_fd: int, name: bytes) -> int:
     return adler32.value
 
 
+def seen_now(root_fd: int, directory: tuple[bytes, ...], name: bytes) -> Seen | None:
+    """Tell which file stands under a name; None: nothing. Cheaper than `look`, raises alike."""
+    with border(root_fd, "look"), contextlib.suppress(FileNotFoundError), opened(root_fd, directory) as fd:
+        return what_stands(fd, name)
+    return None
+
+
 def what_stands(fd: int, name: bytes) -> Seen | None:
     """Say which regular file stands under a name; None: nothing does.
 

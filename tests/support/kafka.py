@@ -112,7 +112,7 @@ class KafkaBroker:
 
     def new_admin(self) -> AdminClient:
         """For what no helper does, such as ACLs. Its requests fail when it is collected under them: keep it by name."""
-        return AdminClient({"bootstrap.servers": self.admin})
+        return AdminClient({"bootstrap.servers": self.admin, "log_level": 0})
 
     def create_topic(self, name: str, partitions: int = 4, **configs: str | int) -> None:
         """Make a topic. Its settings are given with underscores: `retention_ms=2000`."""
@@ -163,7 +163,7 @@ class KafkaBroker:
             Partition and offset of each, in the order of `values`.
         """
         places: list[tuple[int, int]] = []
-        producer = Producer({"bootstrap.servers": self.admin, "linger.ms": 0})
+        producer = Producer({"bootstrap.servers": self.admin, "linger.ms": 0, "log_level": 0})
         with self._reader() as reader:
             count = len(_partitions(reader, topic))
         for number, value in enumerate(values):
