@@ -11,7 +11,7 @@ SECONDS ?= 900
 # The test environment holds all that the demo needs, so that the two never replace each other's installation.
 DEMO := $(if $(wildcard $(VENV)/.test),$(VENV)/.test,$(VENV)/.demo)
 
-.PHONY: help demo test lint ledger clean
+.PHONY: help demo test prepare lint ledger clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -19,17 +19,18 @@ help:
 demo: $(DEMO)
 	$(BIN)/dcalqr demo
 
-test: lint
-	tests/support/prepare.sh
+test: prepare lint
 	$(BIN)/python -m pytest
+
+prepare:
+	tests/support/prepare.sh
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-ledger: $(VENV)/.test
-	tests/support/prepare.sh
+ledger: prepare $(VENV)/.test
 	$(BIN)/python -m tests.ledger --seconds $(SECONDS)
 
 clean:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import wraps
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 # Idle threads end at once; one that hangs on a dead disk never does, and the interpreter would wait for it for ever.
 THREADS_SECONDS = 5.0
 
-config_option = click.option(
-    "--config", "path", required=True, type=click.Path(path_type=Path), help="The configuration file (TOML)."
-)
+# Whether a file can be read is found out by reading it: its complaint and exit code are ours, not click's.
+a_file = click.Path(path_type=Path, readable=False)
+config_option = click.option("--config", "path", required=True, type=a_file, help="The configuration file (TOML).")
 
 
 def _fails_in_words(command: Callable[..., int]) -> Callable[..., None]:
@@ -87,10 +88,9 @@ def main() -> None:
     dcalqr listens to the billing messages that dCache publishes to Kafka, recognises each finished upload below a
     configured folder, and copies the file by HTTPS, complete and verified, or writes a row to the failed-tasks file.
 
-    \b
-    Exit codes: 0 well, 1 unexpected or not all done, 2 usage, 65 bad data, 69 service unavailable,
-    73 cannot create, 77 no permission, 78 configuration.
-    """  # noqa: D301 - \b is click's mark for a paragraph that is not refilled
+    Exit codes: 0 well, 1 unexpected or not all done, 2 usage, 65 bad data, 69 service unavailable, 73 cannot create,
+    77 no permission, 78 configuration.
+    """
 
 
 @main.command()
@@ -100,7 +100,7 @@ def run(path: Path) -> int:
     """Run the daemon in the foreground.
 
     TERM or INT drains: running copies end, offsets are committed; a second one stops at once. HUP reloads credentials,
-    log level and slots.
+    maxdownloads, minrate and log.level.
     """
     from dcalqr import log
     from dcalqr.daemon import Daemon
@@ -120,7 +120,7 @@ def run(path: Path) -> int:
 @click.option("--online", is_flag=True, help="Also ask Kafka, the door and the download folder.")
 @_fails_in_words
 def check(path: Path, online: bool) -> int:  # noqa: FBT001 - click gives flags so
-    """Check the configuration file, and with --online the world around it.
+    """Check the configuration file; with --online also what it names.
 
     Offline, only what the file itself shows is an error; what is missing on this machine now is a warning, because the
     daemon would wait for it.
@@ -135,7 +135,7 @@ def check(path: Path, online: bool) -> int:  # noqa: FBT001 - click gives flags 
         from dcalqr import log
         from dcalqr.check import look
 
-        log.configure("critical")  # what is wrong is said by the command itself, in words
+        log.configure("warning", stream=BytesIO())  # libraries are heard, not shown: see LastComplaint
         findings = asyncio.run(look(config))
         warnings += findings.warnings
         code = findings.exit_code
@@ -151,13 +151,13 @@ def check(path: Path, online: bool) -> int:  # noqa: FBT001 - click gives flags 
 @main.command()
 @config_option
 @click.option("--dry-run", is_flag=True, help="Only say what would be run again.")
-@click.argument("csv", required=False, type=click.Path(path_type=Path))
+@click.argument("csv", required=False, type=a_file)
 @_fails_in_words
 def replay(path: Path, dry_run: bool, csv: Path | None) -> int:  # noqa: FBT001 - click gives flags so
-    """Run the failed tasks of CSV again (default: local.failedtasksfile); safe beside the running daemon.
+    """Run the failed tasks of a CSV file again.
 
-    Rows that are done are noted in CSV.done and are not run twice. What fails again goes to a new file beside CSV.
-    The exit code is 0 only if every row is done and none failed again.
+    CSV is local.failedtasksfile by default; a running daemon may stay. Rows that are done are noted in CSV.done and not
+    run twice; what fails again goes to a new file beside CSV. Exit code 0: every row is done, none failed again.
     """
     from dcalqr import log
     from dcalqr.replay import Replay, done_ids, to_do
@@ -172,8 +172,8 @@ def replay(path: Path, dry_run: bool, csv: Path | None) -> int:  # noqa: FBT001 
             click.echo(f"{_printable(row.path)}  ({row.error_class}: {_printable(row.message)})")
         click.echo(f"{len(rows)} rows to replay, {len(done)} done before")
         return errors.EXIT_OK
-    slots = config.dcache.maxdownloads
-    click.echo(f"replaying {_printable(str(csv))} with {slots} slots of its own, beside those of a running daemon")
+    limit = f"{config.dcache.maxdownloads} downloads at a time, besides those of a running daemon"
+    click.echo(f"replaying {_printable(str(csv))}: up to {limit}")
 
     async def again() -> Result:
         with Bar() as bar:
@@ -184,16 +184,17 @@ def replay(path: Path, dry_run: bool, csv: Path | None) -> int:  # noqa: FBT001 
             return await Replay(config, csv, bar.show).run()
 
     result = asyncio.run(again())
-    _say_result(result)
+    _say_result(result, path)
     return errors.EXIT_UNEXPECTED if result.failed or result.unsettled else errors.EXIT_OK
 
 
-def _say_result(result: Result) -> None:
+def _say_result(result: Result, config: Path) -> None:
     counts = ", ".join(f"{count} {how}" for how, count in sorted(result.settled.items()))
     counts = counts or ("0 landed" if result.unsettled else "nothing to do")
-    click.echo(f"{result.rows} rows: {result.done_before} done before, {counts}, {result.unsettled} not reached")
+    again = "; run the same command again for these" if result.unsettled else ""
+    click.echo(f"{result.rows} rows: {result.done_before} done before, {counts}, {result.unsettled} not reached{again}")
     if result.failures is not None:
-        click.echo(f"what failed again is in {result.failures}; run: dcalqr replay --config ... {result.failures}")
+        click.echo(f"what failed again is in {result.failures}; run: dcalqr replay --config {config} {result.failures}")
 
 
 @main.command()
@@ -202,7 +203,7 @@ def _say_result(result: Result) -> None:
 @_fails_in_words
 def status(path: Path, as_json: bool) -> int:  # noqa: FBT001 - click gives flags so
     """Say how the running instance is. Exit code 0: well, 1: not well, 69: not running."""
-    from dcalqr.status import complaints, in_words, read
+    from dcalqr.status import complaints, in_numbers, read
 
     config = _load(path)
     found = read(str(config.local.statefolder), config.daemon.instance)
@@ -212,7 +213,7 @@ def status(path: Path, as_json: bool) -> int:  # noqa: FBT001 - click gives flag
 
         click.echo(json.dumps(found, indent=2))
     else:
-        click.echo(f"{found['instance']}: {in_words(found)}")
+        click.echo(f"{found['instance']}: {in_numbers(found)}")
         for words in trouble:
             click.echo(f"not well: {_printable(words)}")
     return errors.EXIT_UNEXPECTED if trouble else errors.EXIT_OK
@@ -225,13 +226,13 @@ def status(path: Path, as_json: bool) -> int:  # noqa: FBT001 - click gives flag
 @click.option("--yes", is_flag=True, help="Really do it; without, only say what would be done.")
 @_fails_in_words
 def offsets(path: Path, partition: int | None, to: str | None, yes: bool) -> int:  # noqa: FBT001 - click gives flags so
-    """Show the group's offsets, or set one: the way out after LOST_RANGE. Needs all instances stopped to set."""
+    """Show the group's offsets, or set one (all instances stopped)."""
     from dcalqr import log
 
     if (partition is None) != (to is None):
         raise click.UsageError("--partition and --to belong together")
     config = _load(path)
-    log.configure("critical")  # what is wrong is said by the command itself, in words
+    log.configure("warning", stream=BytesIO())  # libraries are heard, not shown: see LastComplaint
     return asyncio.run(_offsets(config, partition, to, yes=yes))
 
 

@@ -115,7 +115,10 @@ def _writable_file(key: str, path: Path) -> Iterator[str]:
 
 
 def _state_folder(path: Path) -> Iterator[str]:
-    if path.exists():
+    # os.path's, because Path.exists raises what a folder above refuses.
+    if os.path.exists(path):
         yield from _folder("local.statefolder", path, os.W_OK | os.X_OK)
-    elif not os.access(path.parent, os.W_OK | os.X_OK):
-        yield f"local.statefolder: {_name(path)} is not there and cannot be made in {_name(path.parent)}"
+        return
+    above = next(each for each in path.parents if os.path.exists(each))
+    if not os.access(above, os.W_OK | os.X_OK):
+        yield f"local.statefolder: {_name(path)} cannot be made in {_name(above)}; the daemon does not start without it"

@@ -180,6 +180,12 @@ class ServerError(TransientError):
     text = "{host} answered HTTP {http_status}"
 
 
+class FileRefused(TransientError):
+    """401 for one file, while the folder is served with the same credential."""
+
+    text = "the door refuses this file (HTTP {http_status}) although it serves the folder"
+
+
 class ConnectionLost(TransientError):
     text = "the connection to {host} was lost in phase {phase}: {why}"
 
@@ -361,7 +367,7 @@ class NeverVisible(PermanentError):
 
 class ForbiddenFile(PermanentError):
     error_class = "forbidden"
-    text = "the door refuses this file (HTTP 403) although it serves the folder"
+    text = "the door refuses this file (HTTP {http_status}) although it serves the folder"
 
 
 class NameTooLong(PermanentError):

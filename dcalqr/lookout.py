@@ -82,6 +82,9 @@ class Lookout:
         except errors.TryError as trouble:
             # Nothing is known about the folder: after 401 the door may refuse us all for a while.
             return error if isinstance(error, errors.CredentialRefused) else trouble
+        if isinstance(error, errors.CredentialRefused):
+            # Perhaps the credential was renewed between the two answers: worth another try, and no hold for the others.
+            return errors.FileRefused(http_status=error.http_status)
         return errors.ForbiddenFile(http_status=error.http_status)
 
     async def folder(self, *, asking_anew: bool = False) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
 from dcalqr import __version__, errors
-from dcalqr.local.state import State
+from dcalqr.local.state import STATUS, State
 
 if TYPE_CHECKING:  # `dcalqr status` only reads a file
     from dcalqr.assembly import Assembly
@@ -90,10 +91,13 @@ def read(folder: str, instance: str) -> dict[str, Any]:
     ------
     ServiceUnavailable
         It is not running, or it hangs, or it is of a version that writes another status.
+    NoPermission
+        This user may not see it.
     """
     service = f"instance {instance}"
     found = State.read_status(folder)
     if found is None:
+        _let_in(os.path.join(folder, STATUS))
         raise errors.ServiceUnavailable(service=service, why=f"it is not running: no status in {folder}")
     try:
         age = time.time() - found["time"]
@@ -108,15 +112,26 @@ def read(folder: str, instance: str) -> dict[str, Any]:
     return found
 
 
+def _let_in(path: str) -> None:
+    """Refuse who may not look: to them a running instance must not seem to be stopped."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except PermissionError as error:
+        why = f"{error.strerror}; ask as the user of the daemon, or as root"
+        raise errors.NoPermission(path=path, why=why) from error
+    except OSError:
+        return  # it is not there
+
+
 def complaints(status: dict[str, Any]) -> list[str]:
     """Say what is not well, worst first; empty: all is well."""
     found = []
     if status["kafka"]["trouble"]:
         found.append(f"Kafka: {status['kafka']['trouble']}")
     found += [f"partition {number} is halted: {why}" for number, why in status["kafka"]["halted"].items()]
-    found += [f"hold {hold['reason']} since {hold['seconds']:.0f} s: {hold['message']}" for hold in status["holds"]]
+    found += [f"hold {hold['reason']} for {hold['seconds']:.0f} s: {hold['message']}" for hold in status["holds"]]
     if status["credential_expires_at"] is None:
-        found.append("no usable credential")
+        found.append("no usable credential, see CREDENTIAL in the log")
     if status["unwritten"]:
         found.append(f"{status['unwritten']} rows or unreadable records cannot be written, see ROW_NOT_WRITTEN")
     if status["stuck_threads"]:
@@ -125,13 +140,15 @@ def complaints(status: dict[str, Any]) -> list[str]:
 
 
 def in_words(status: dict[str, Any]) -> str:
-    """One line for systemd and for people."""
+    """One line for systemd: the worst complaint, if there is one, and the numbers."""
+    return "; ".join([*complaints(status)[:1], in_numbers(status)])
+
+
+def in_numbers(status: dict[str, Any]) -> str:
+    """How much has been done since the start, and how much is at hand."""
     settled = status["settled"]
     words = (
         f"{settled.get('landed', 0)} landed, {settled.get('failed', 0)} failed, {status['open']} open, "
         f"{status['slots']['taken']} running, lag {sum(status['kafka']['lag_records'].values())}"
     )
-    trouble = complaints(status)
-    if status["draining"]:
-        words = f"draining; {words}"
-    return f"{trouble[0]}; {words}" if trouble else words
+    return f"draining; {words}" if status["draining"] else words

@@ -15,6 +15,7 @@ import pytest
 from dcalqr import errors
 from dcalqr.check import Findings, _look_at_folder, look
 from dcalqr.config import load
+from dcalqr.config_warnings import warnings_of
 from dcalqr.testing.door import Fault
 from tests.support.ports import free_ports
 from tests.support.site import FOLDER, SETTLE_SECONDS, Site
@@ -136,6 +137,19 @@ def test_a_name_with_controls_forges_no_line(tmp_path: Path) -> None:
     assert done.returncode == 78
     assert "\x1b" not in done.stderr
     assert not any(line.startswith("ok:") for line in done.stderr.splitlines())
+
+
+def test_a_state_folder_behind_a_closed_one_is_no_crash(site: Site) -> None:
+    config = load(site.write_config(local={"statefolder": str(site.folder / "state" / "one")}))
+    site.folder.chmod(0o700)
+    with nobody():
+        warnings = warnings_of(config)
+    assert f"local.downloadfolder: {site.download}: Permission denied" in warnings
+
+
+def test_a_state_folder_that_can_be_made_is_no_warning(site: Site) -> None:
+    config = load(site.write_config(local={"statefolder": str(site.folder / "new" / "state")}))
+    assert not any(line.startswith("local.statefolder") for line in warnings_of(config))
 
 
 # --- with the world around it -------------------------------------------------------------------------------------

@@ -57,14 +57,23 @@ async def test_many_files_that_are_gone_ask_for_their_folder_once(rig: Rig) -> N
     assert len([request for request in rig.door.requests if request.path.rstrip("/") == FOLDER]) == 1
 
 
-async def test_one_file_that_is_always_401_does_not_hold_the_others(rig: Rig) -> None:
+async def test_one_file_that_is_always_401_spends_its_budget_and_does_not_hold_the_others(rig: Rig) -> None:
     refused = rig.put("refused.tar", CONTENT)
     rig.door.faults.add(Fault("door", path=refused.path, status=401))
-    async with rig.running() as parts:
+    async with rig.running(dcache={"retrytimes": 2}) as parts:
         assert await rig.ends(rig.deliver(refused)) == ["failed"]
         assert parts.dispatcher.holding.is_free
+        assert not parts.counters.holds
     (row,) = rig.rows()
-    assert (row.error_class, row.http_status) == ("forbidden", 401)
+    assert (row.error_class, row.http_status, row.attempts) == ("transient", 401, 3)
+
+
+async def test_a_credential_that_is_renewed_between_two_answers_costs_no_row(rig: Rig) -> None:
+    file = rig.put(NAME, CONTENT)
+    rig.door.faults.add(Fault("door", path=file.path, status=401, times=1))
+    async with rig.running():
+        assert await rig.ends(rig.deliver(file)) == ["landed"]
+    assert not rig.rows()
 
 
 async def test_401_for_everything_holds_and_spends_nothing(rig: Rig) -> None:

@@ -131,7 +131,7 @@ def test_what_a_running_daemon_gave_up_lands_by_a_replay_beside_it(site: Site) -
         done = replay(site.write_config())
         assert done.returncode == 0, done.stdout + done.stderr
         assert "4 rows: 0 done before, 4 landed, 0 not reached" in done.stdout
-        assert "10 slots of its own" in done.stdout
+        assert "up to 10 downloads at a time" in done.stdout
         assert site.landed("staged") == b"s" * 5000
         assert [site.landed(f"forbidden/{number}") for number in range(3)] == [b"f" * (1000 + n) for n in range(3)]
         assert len((site.folder / "failed.csv.done").read_text().splitlines()) == 1 + 4

@@ -39,6 +39,6 @@ def perform(servers: Sequence[str] | None, *, seed: int, keep: bool) -> bool:
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "confluent_kafka":
             raise
-        why = "it is not installed, and the demo needs it: pip install 'dcalqr[demo]'"
+        why = "it is not installed, and the demo needs it: make demo, or pip install '.[demo]' in the clone"
         raise errors.ServiceUnavailable(service="the package confluent-kafka", why=why) from error
     return Show(servers, seed=seed, keep=keep).run()

@@ -6,6 +6,8 @@ import logging
 import ssl
 from typing import Any, Self
 
+from aiokafka.errors import KafkaConnectionError
+
 from dcalqr import errors
 from dcalqr.config import Kafka
 
@@ -95,5 +97,6 @@ class LastComplaint(logging.Handler):
 
     def explain(self, error: BaseException) -> str:
         """Return an error's text with the complaint behind it."""
-        text = str(error) or type(error).__name__
+        unreachable = isinstance(error, KafkaConnectionError)  # its own text is a list of Python tuples
+        text = "no broker can be reached" if unreachable else str(error) or type(error).__name__
         return f"{text} ({self.text})" if self.text and self.text not in text else text

@@ -31,7 +31,10 @@ class _Hints(msgspec.Struct):
     mount_point: str | None = None
 
 
-HELD_BY_INSTANCE = "another dcalqr holds it; give daemon.instance a name of its own"
+HELD_BY_INSTANCE = (
+    "another dcalqr is running with it; stop that one, or give this one a daemon.instance of its own "
+    "and put {instance} into local.failedtasksfile"
+)
 HELD_BY_REPLAY = "another replay of this instance is running; wait for its end"
 
 

@@ -127,7 +127,7 @@ def test_without_confluent_kafka_the_demo_says_what_to_install() -> None:
     program = "import sys; sys.modules['confluent_kafka'] = None; from dcalqr.cli import main; main(['demo'])"
     done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert done.returncode == errors.EXIT_UNAVAILABLE
-    assert "pip install 'dcalqr[demo]'" in done.stderr
+    assert "pip install '.[demo]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -8,6 +8,10 @@ packages=(xrootd-server xrootd-server-plugins xrootd-voms-plugins xrootd-client 
 
 die() { printf 'prepare: %s\n' "$@" >&2; exit 1; }
 
+# Said before anything else is done: the tests mount file systems and act as other users.
+[ "$(id -u)" = 0 ] || die "the tests install XRootD, mount small file systems and act as other users." \
+  "Run them as root: sudo make test"
+
 missing_packages() {
   local package
   for package in "${packages[@]}"; do
@@ -15,16 +19,8 @@ missing_packages() {
   done
 }
 
-as_root() {
-  if [ "$(id -u)" = 0 ]; then
-    "$@"
-  else
-    sudo "$@"
-  fi
-}
-
 install() {
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+  env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
 }
 
 install_packages() {
@@ -33,11 +29,8 @@ install_packages() {
   [ ${#missing[@]} -gt 0 ] || return 0
   local command="apt-get install --no-install-recommends ${missing[*]}"
   echo "The tests need these Debian packages: ${missing[*]}"
-  if [ "$(id -u)" != 0 ] && ! { command -v sudo >/dev/null && { [ -t 0 ] || sudo -n true 2>/dev/null; }; }; then
-    die "this user may not install them. Ask an administrator for: $command" "then run make test again."
-  fi
   # The lists of packages are fetched only if what is known is too old: that takes long, and mostly is not needed.
-  install "${missing[@]}" || { as_root apt-get update && install "${missing[@]}"; } ||
+  install "${missing[@]}" || { apt-get update && install "${missing[@]}"; } ||
     die "they could not be installed; see above. By hand: $command"
 }
 

@@ -15,7 +15,8 @@ if [ ! -f "$jars/kafka_2.13-$version.jar" ]; then
   mkdir -p "$(dirname "$jars")"
   partial=$(mktemp -d "$jars.XXXXXX")
   trap 'rm -rf "$partial"' EXIT
-  mvn --batch-mode -f "$here/pom.xml" dependency:copy-dependencies -DoutputDirectory="$partial" \
+  # Java takes the home from the user's entry, not from $HOME: an empty home of somebody's choice is to be enough.
+  MAVEN_OPTS="${MAVEN_OPTS:-} -Duser.home=$HOME" mvn --batch-mode -f "$here/pom.xml" dependency:copy-dependencies -DoutputDirectory="$partial" \
     > "$partial/mvn.log" 2>&1 || { tail -n 20 "$partial/mvn.log" >&2; exit 1; }
   rm "$partial/mvn.log"
   # Moved as a whole, so that an interrupted fetch is never taken for a complete one.
