@@ -6,72 +6,23 @@ What a command needs is imported by that command: `dcalqr --version` must not wa
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
-import threading
-import time
-from collections.abc import Callable
-from functools import wraps
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
 from dcalqr import __version__, errors
+from dcalqr.exits import fails_in_words, printable
 
 if TYPE_CHECKING:
     from dcalqr.config import Config
     from dcalqr.kafka.groups import PartitionOffsets
     from dcalqr.replay import Result
 
-# Idle threads end at once; one that hangs on a dead disk never does, and the interpreter would wait for it for ever.
-THREADS_SECONDS = 5.0
-
 # Whether a file can be read is found out by reading it: its complaint and exit code are ours, not click's.
 a_file = click.Path(path_type=Path, readable=False)
 config_option = click.option("--config", "path", required=True, type=a_file, help="The configuration file (TOML).")
-
-
-def _fails_in_words(command: Callable[..., int]) -> Callable[..., None]:
-    """Turn expected failures into a line on standard error and their exit code; never a traceback for them."""
-
-    @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            code = command(*args, **kwargs)
-        except errors.StartError as error:
-            code = _complain("", error, error.exit_code)
-        except errors.FatalError as error:
-            code = _complain("stopped: ", error, errors.EXIT_BAD_DATA)
-        except KeyboardInterrupt:
-            code = 130
-        _leave(code)
-
-    return run
-
-
-def _complain(what: str, error: Exception, code: int) -> int:
-    lines = [_printable(line) for line in str(error).split("\n")]
-    click.echo(f"dcalqr: {what}" + "\n".join(lines), err=True)
-    return code
-
-
-def _leave(code: int) -> NoReturn:
-    limit = time.monotonic() + THREADS_SECONDS
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join(max(0.0, limit - time.monotonic()))
-            if thread.is_alive():
-                sys.stdout.flush()
-                os._exit(code)
-    sys.exit(code)
-
-
-def _printable(text: str) -> str:
-    from dcalqr.logtext import show
-
-    return show(text)
 
 
 def _load(path: Path) -> Config:
@@ -95,7 +46,7 @@ def main() -> None:
 
 @main.command()
 @config_option
-@_fails_in_words
+@fails_in_words
 def run(path: Path) -> int:
     """Run the daemon in the foreground.
 
@@ -118,7 +69,7 @@ def run(path: Path) -> int:
 @main.command()
 @config_option
 @click.option("--online", is_flag=True, help="Also ask Kafka, the door and the download folder.")
-@_fails_in_words
+@fails_in_words
 def check(path: Path, online: bool) -> int:  # noqa: FBT001 - click gives flags so
     """Check the configuration file; with --online also what it names.
 
@@ -140,11 +91,11 @@ def check(path: Path, online: bool) -> int:  # noqa: FBT001 - click gives flags 
         warnings += findings.warnings
         code = findings.exit_code
         for words in findings.good:
-            click.echo(f"ok: {_printable(words)}")
+            click.echo(f"ok: {printable(words)}")
         for words in findings.bad:
-            click.echo(f"wrong: {_printable(words)}")
+            click.echo(f"wrong: {printable(words)}")
     for words in warnings:
-        click.echo(f"warning: {_printable(words)}")
+        click.echo(f"warning: {printable(words)}")
     return code
 
 
@@ -152,7 +103,7 @@ def check(path: Path, online: bool) -> int:  # noqa: FBT001 - click gives flags 
 @config_option
 @click.option("--dry-run", is_flag=True, help="Only say what would be run again.")
 @click.argument("csv", required=False, type=a_file)
-@_fails_in_words
+@fails_in_words
 def replay(path: Path, dry_run: bool, csv: Path | None) -> int:  # noqa: FBT001 - click gives flags so
     """Run the failed tasks of a CSV file again.
 
@@ -169,11 +120,11 @@ def replay(path: Path, dry_run: bool, csv: Path | None) -> int:  # noqa: FBT001 
         done = done_ids(csv)
         rows = [row for row in to_do(csv) if row.id not in done]
         for row in rows:
-            click.echo(f"{_printable(row.path)}  ({row.error_class}: {_printable(row.message)})")
+            click.echo(f"{printable(row.path)}  ({row.error_class}: {printable(row.message)})")
         click.echo(f"{len(rows)} rows to replay, {len(done)} done before")
         return errors.EXIT_OK
     limit = f"{config.dcache.maxdownloads} downloads at a time, besides those of a running daemon"
-    click.echo(f"replaying {_printable(str(csv))}: up to {limit}")
+    click.echo(f"replaying {printable(str(csv))}: up to {limit}")
 
     async def again() -> Result:
         with Bar() as bar:
@@ -200,7 +151,7 @@ def _say_result(result: Result, config: Path) -> None:
 @main.command()
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the status file as it is.")
-@_fails_in_words
+@fails_in_words
 def status(path: Path, as_json: bool) -> int:  # noqa: FBT001 - click gives flags so
     """Say how the running instance is. Exit code 0: well, 1: not well, 69: not running."""
     from dcalqr.status import complaints, in_numbers, read
@@ -215,7 +166,7 @@ def status(path: Path, as_json: bool) -> int:  # noqa: FBT001 - click gives flag
     else:
         click.echo(f"{found['instance']}: {in_numbers(found)}")
         for words in trouble:
-            click.echo(f"not well: {_printable(words)}")
+            click.echo(f"not well: {printable(words)}")
     return errors.EXIT_UNEXPECTED if trouble else errors.EXIT_OK
 
 
@@ -224,7 +175,7 @@ def status(path: Path, as_json: bool) -> int:  # noqa: FBT001 - click gives flag
 @click.option("--partition", type=int, help="Set the offset of this partition.")
 @click.option("--to", help="earliest, latest, an RFC 3339 time, or an offset.")
 @click.option("--yes", is_flag=True, help="Really do it; without, only say what would be done.")
-@_fails_in_words
+@fails_in_words
 def offsets(path: Path, partition: int | None, to: str | None, yes: bool) -> int:  # noqa: FBT001 - click gives flags so
     """Show the group's offsets, or set one (all instances stopped)."""
     from dcalqr import log
@@ -287,7 +238,7 @@ def _servers(_context: click.Context, _parameter: click.Parameter, given: str | 
 )
 @click.option("--keep", is_flag=True, help="Keep the demo's folder: configuration, log, reports, files.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Other sizes, contents and noise.")
-@_fails_in_words
+@fails_in_words
 def demo(servers: list[str] | None, keep: bool, seed: int) -> int:  # noqa: FBT001 - click gives flags so
     """Show the real daemon at work on this machine, in 15 seconds.
 

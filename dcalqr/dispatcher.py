@@ -113,16 +113,19 @@ class Dispatcher:
     async def _work(self, job: Job) -> None:
         date = job.deliveries[0].event.date
         await self.runs.sleep(job, not_before_seconds(date, self._delay_seconds, time.time()))
+        releases = self.holding.releases
         while job.deliveries and not self.runs.draining:
             if not self.holding.is_free:
-                job.look_anew()
                 await self.runs.idle(job, self.holding.free())
                 continue
+            if releases != self.holding.releases:  # the door may have been away, also while this job slept
+                releases = self.holding.releases
+                job.look_anew()
             self.runs.looking(job)
             delivery = job.begin()
             context = self._context(job, delivery)
             try:
-                outcome = await self.task.run(delivery.event, context)
+                outcome = Outcome(await self.task.run(delivery.event, context))
             except errors.TryError as error:
                 await self._after(job, context, error)
             except (Exception, asyncio.CancelledError) as error:
@@ -159,7 +162,7 @@ class Dispatcher:
         effort = job.effort
         if error.door_answered:
             self.holding.door_reached()
-        if not isinstance(error, errors.NotYet):
+        if not isinstance(error, errors.NotYet) or isinstance(error, errors.NoRoom):
             effort.looks = 0
         match error:
             case errors.HeldError():
@@ -192,7 +195,7 @@ class Dispatcher:
         wait = ROOM_LOOK_SECONDS if isinstance(error, errors.NoRoom) else look_wait_seconds(effort.looks)
         if effort.looks == 0 or isinstance(error, errors.NoRoom):
             context.say("WAIT_VISIBLE", error=error)
-        effort.looks += 1
+        effort.looks += not isinstance(error, errors.NoRoom)
         waiting = len(job.deliveries)
         self.window.invisible += waiting
         try:

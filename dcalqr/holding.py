@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from dcalqr import errors, log
+from dcalqr.cancels import was_asked_to_end
 from dcalqr.holds import Hold, Holds, domain_of
 from dcalqr.metrics.counters import Counters
 
@@ -26,6 +27,7 @@ class Holding:
         self.holds = Holds()
         self._probe, self._counters = probe, counters
         self._log = log.get()
+        self.releases = 0
         self._free = asyncio.Event()
         self._free.set()
         self._probing: set[asyncio.Task[None]] = set()
@@ -62,6 +64,7 @@ class Holding:
         while await self._is_held(hold):
             pass
         self.holds.release(hold.domain, time.monotonic())
+        self.releases += 1
         held = round(time.monotonic() - hold.since, 1)
         self._log.warning("RELEASE", domain=hold.domain, reason=hold.reason, held_seconds=held)
         if not self.holds:
@@ -77,7 +80,10 @@ class Holding:
                 return True
         except errors.TryError as error:
             self._log.info("PROBE", domain=hold.domain, error=error)  # it answers: that is all a probe asks
-        except Exception as error:  # noqa: BLE001 - a plug-in's mistake; released, or everything would wait for ever
+        except (Exception, asyncio.CancelledError) as error:
+            # A plug-in's mistake, or a cancel that nobody sent: released, or everything would wait for ever.
+            if isinstance(error, asyncio.CancelledError) and was_asked_to_end():
+                raise
             self._log.error("PROBE_RAISED", domain=hold.domain, exc_info=error)
         return False
 

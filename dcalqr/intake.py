@@ -193,7 +193,13 @@ class Intake:
     def _append(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
         append = asyncio.create_task(work())
         self._appends.add(append)
-        append.add_done_callback(self._appends.discard)
+        append.add_done_callback(self._appended)
+
+    def _appended(self, append: asyncio.Task[None]) -> None:
+        self._appends.discard(append)
+        fatal = self._dispatcher.runs.fatal
+        if not append.cancelled() and (error := append.exception()) is not None and not fatal.done():
+            fatal.set_exception(error)  # a mistake of ours: its offset would stay open unsaid
 
     @property
     def appending(self) -> int:

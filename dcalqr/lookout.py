@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from dcalqr import errors
@@ -27,6 +28,7 @@ class Lookout:
     def __init__(self, dcache: Dcache, door: Door, places: Places) -> None:
         self._dcache, self._door, self._places = dcache, door, places
         self._folder_seen_at = float("-inf")
+        self._asking = asyncio.Lock()
 
     async def invisible(self, event: StorageEvent, context: TaskContext) -> Outcome:
         """Judge a 404.
@@ -77,8 +79,8 @@ class Lookout:
         """Return what 401 or 403 for one file means: about this file only if the door serves the folder."""
         try:
             await self.folder(asking_anew=True)
-        except errors.Forbidden:
-            return errors.CredentialRefused(why="HTTP 403 for the configured folder", http_status=403)
+        except errors.CredentialRefused as refusal:
+            return refusal
         except errors.TryError as trouble:
             # Nothing is known about the folder: after 401 the door may refuse us all for a while.
             return error if isinstance(error, errors.CredentialRefused) else trouble
@@ -94,16 +96,22 @@ class Lookout:
         ------
         FolderMissing
             404: wrong `url` or `pool`, an empty export, or the folder was removed with all that was in it.
+        CredentialRefused
+            401 or 403: for everything, not for one file.
         TryError
             As the door answered.
         """
-        if not asking_anew and time.monotonic() - self._folder_seen_at < FOLDER_SEEN_SECONDS:
-            return
-        try:
-            await self._door.head(self._places.folder_url)
-        except errors.NotFound as error:
-            raise errors.FolderMissing(url=self._places.folder_url) from error
-        self._folder_seen_at = time.monotonic()
+        async with self._asking:  # one asks for all
+            if not asking_anew and time.monotonic() - self._folder_seen_at < FOLDER_SEEN_SECONDS:
+                return
+            try:
+                await self._door.head(self._places.folder_url)
+            except errors.NotFound as error:
+                raise errors.FolderMissing(url=self._places.folder_url) from error
+            except errors.Forbidden as error:
+                why = "HTTP 403 for the configured folder"
+                raise errors.CredentialRefused(why=why, http_status=403) from error
+            self._folder_seen_at = time.monotonic()
 
     def _is_overdue(self, event: StorageEvent, context: TaskContext) -> bool:
         return is_overdue(event, self._looked_seconds(context), time.time(), self._dcache.visibleseconds)

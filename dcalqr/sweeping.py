@@ -63,7 +63,7 @@ def sweep_known(assembly: Assembly) -> None:
     known = sorted(assembly.state.left_parts)
     if not known:
         return
-    assembly.destination.check()
+    assembly.destination.check_presence()  # parts may be what fills the disk
     count, ours, keep = 0, paths.instance8(assembly.instance), _Outstanding(assembly.transfer)
     for directory in known:
         try:
@@ -80,7 +80,7 @@ def sweep_known(assembly: Assembly) -> None:
 @translating("sweep")
 def _walk(assembly: Assembly) -> int:
     """Look through the whole tree for own parts that are old; slow on large trees. Returns how many went."""
-    assembly.destination.check()
+    assembly.destination.check_presence()  # parts may be what fills the disk
     root_fd = os.dup(assembly.destination.root_fd)
     try:
         old = leftovers.old_parts(root_fd, paths.instance8(assembly.instance), time.time() - OLD_PART_SECONDS)

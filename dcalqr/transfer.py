@@ -121,8 +121,6 @@ class Transfer:
             return
         try:
             await self._lookout.folder(asking_anew=True)
-        except errors.Forbidden as error:
-            raise errors.CredentialRefused(why="HTTP 403 for the configured folder", http_status=403) from error
         except (errors.ConnectionLost, errors.DoorTimeout) as error:
             raise errors.Unreachable(host=self._dcache.url, why=str(error)) from error
         except errors.TransientError:

@@ -38,7 +38,8 @@ LAYERS = (
     ("dcache", "local", "metrics"),
     ("config", "inflight", "holds", "orders", "checksum", "retry", "window", "visibility"),
     ("model",),
-    ("log",),
+    ("log", "cancels"),
+    ("exits",),  # of the command line; here because it needs no more
     ("logtext",),
     ("errors",),
 )

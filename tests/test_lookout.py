@@ -113,3 +113,40 @@ async def test_an_expired_proxy_that_is_read_anew_ends_no_watch(
         assert await rig.ends(delivery) == ["landed"]
         watching.cancel()
         await asyncio.wait({watching})
+
+
+async def test_a_refused_folder_behind_a_404_is_a_hold_and_no_row(rig: Rig) -> None:
+    file = rig.put(NAME, CONTENT, visible=False)
+    rig.door.faults.add(Fault("door", path=FOLDER, status=403))
+    async with rig.running(dcache={"visibleseconds": 1}) as parts:
+        delivery = rig.deliver(file)
+        await until(lambda: not parts.dispatcher.holding.is_free, "a hold")
+        rig.door.calm()
+        rig.door.commit(file.path)
+        assert await rig.ends(delivery) == ["landed"]
+    assert not rig.rows()
+
+
+async def test_a_hold_that_came_and_went_while_a_job_slept_begins_its_time_anew(rig: Rig) -> None:
+    file = rig.put(NAME, CONTENT, visible=False)
+    async with rig.running(dcache={"visibleseconds": 3}) as parts:
+        delivery = rig.deliver(file)
+        await until(lambda: parts.dispatcher.window.invisible == 1, "a wait for visibility")
+        (job,) = parts.dispatcher.inflight.jobs.values()
+        await until(lambda: job.effort.looks >= 3, "some looks")
+        parts.dispatcher.holding.releases += 1
+        await until(lambda: job.effort.looks == 1, "the looks to begin anew")
+        rig.door.commit(file.path)
+        assert await rig.ends(delivery) == ["landed"]
+
+
+async def test_a_probe_that_is_cancelled_by_nobody_releases_its_hold(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def cancelled(_: str) -> None:
+        raise asyncio.CancelledError
+
+    rig.door.faults.add(Fault("door", status=401, times=2))  # the GET's, and the look at the folder
+    async with rig.running() as parts:
+        monkeypatch.setattr(parts.dispatcher.holding, "_probe", cancelled)
+        _, delivery = rig.upload(NAME, CONTENT)
+        assert await rig.ends(delivery) == ["landed"]
+        assert parts.counters.holds == {"credential": 1}

@@ -180,6 +180,17 @@ async def test_a_file_whose_attributes_are_gone_is_known_by_its_sum(rig: Rig) ->
 
 
 @without
+async def test_an_old_version_that_is_here_does_not_settle_the_new_one(rig: Rig) -> None:
+    async with rig.running():
+        old, delivery = rig.upload(NAME, b"o" * 1000)
+        await rig.ends(delivery)
+    new = rig.put(NAME, b"n" * 1000)
+    async with rig.running():  # nothing is remembered: the two join one job, the older one last
+        ends = await rig.ends(*[rig.deliver(file) for file in (new, old)])
+        assert sorted(ends) == ["landed", "replaced"]
+    assert rig.landed(NAME) == b"n" * 1000
+
+
 async def test_equal_size_is_never_taken_for_the_same_file(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, *, rule: bool
 ) -> None:

@@ -128,3 +128,14 @@ async def test_a_known_directory_that_the_system_does_not_tell_of_is_one_of_our_
         monkeypatch.setattr(os, "fstatvfs", refuse)
         with pytest.raises(errors.MountMissing):
             await asyncio.to_thread(sweep_known, parts)
+
+
+async def test_own_leftovers_on_a_full_disk_are_swept_although_there_is_no_room(rig: Rig) -> None:
+    async with rig.running(local={"minfree": 99}) as parts:
+        with pytest.raises(errors.NoSpace):
+            parts.destination.check()
+        left = rig.download / f"x.{paths.instance8(parts.instance)}-00000000.part"
+        left.write_bytes(b"x")
+        parts.state.left_parts.add(())
+        sweep_known(parts)
+        assert not left.exists()

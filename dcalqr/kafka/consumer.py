@@ -14,6 +14,7 @@ import time
 from aiokafka.errors import KafkaError
 
 from dcalqr import errors, log
+from dcalqr.cancels import was_asked_to_end
 from dcalqr.config import Kafka
 from dcalqr.kafka import settings
 from dcalqr.kafka.contract import Groups, Receiver
@@ -101,7 +102,7 @@ class Consumer:
             except _CURABLE as error:
                 self._complain(error)
             except asyncio.CancelledError:
-                if _asked_to_end():
+                if was_asked_to_end():
                     raise
                 self._complain(Broken("the Kafka client cancelled its own work"))
             except Exception:
@@ -262,12 +263,6 @@ class Consumer:
         membership, self.membership = self.membership, None
         if membership is not None:
             await membership.aclose()
-
-
-def _asked_to_end() -> bool:
-    """Whether somebody of ours has cancelled the present asyncio.Task; aiokafka does so at times where nobody did."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _failure(task: asyncio.Task[None]) -> list[BaseException]:

@@ -1,7 +1,6 @@
 """One membership in the consumer group: from joining until the aiokafka consumer behind it is stopped.
 
-Polls, tracks each batch in one synchronous step, pauses, commits. It ends by an exception; `consumer` then starts
-another one.
+Polls, tracks each batch in one synchronous step, pauses, commits; it ends by an exception, and `consumer` starts anew.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionE
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
 
 from dcalqr import log
+from dcalqr.cancels import was_asked_to_end
 from dcalqr.config import Kafka
 from dcalqr.kafka import settings
 from dcalqr.kafka.contract import Groups, Receiver
@@ -32,8 +32,7 @@ REVOCATION_SECONDS = 1.0
 COMMIT_SECONDS = 10.0
 # Commits fail again and again during an outage; one line says so.
 COMMIT_LINE_SECONDS = 60.0
-# No fetch answer for so long: it has gone silent.
-SILENCE_SECONDS = 300.0
+SILENCE_SECONDS = 300.0  # without an answer to a fetch
 
 
 class Broken(Exception):
@@ -245,7 +244,9 @@ class Membership:
         try:
             async with asyncio.timeout(seconds):
                 await self._consumer.commit({p: OffsetAndMetadata(mark, "") for p, mark in changed.items()})
-        except (KafkaError, TimeoutError) as error:
+        except (KafkaError, TimeoutError, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and was_asked_to_end():
+                raise
             self.commit_failures += 1
             forget_commits()
             if time.monotonic() - self._said_at >= COMMIT_LINE_SECONDS:

@@ -100,12 +100,16 @@ class Destination:
         TransientError
             The operating system did not tell: no descriptor is left, or an I/O error.
         """
+        self.check_presence()
+        self._check_space(size_bytes)
+
+    def check_presence(self) -> None:
+        """Make sure that the folder is there and may be written, whatever room it has; raises as `check`."""
         path = self._resolved or os.path.realpath(self.folder)
         self._check_mount(path)
         self._follow(path)
         self._resolved = path
         self._check_writable()
-        self._check_space(size_bytes)
 
     def _check_mount(self, path: str) -> None:
         with contextlib.suppress(OSError):
