@@ -191,6 +191,15 @@ def test_changed_keys_are_named_as_the_file_spells_them(tmp_path: Path) -> None:
     assert before.changed(before) == []
 
 
+def test_a_reload_takes_over_only_what_needs_no_restart_and_names_the_rest_again(tmp_path: Path) -> None:
+    before = load(tmp_path, SEED)
+    fresh = load(tmp_path, seed_with("dcache", 'maxdownloads = 20\npool = "/pnfs"') + '[log]\nlevel = "debug"\n')
+    taken = before.taking_over(fresh)
+    assert (taken.dcache.maxdownloads, taken.log.level, taken.dcache.root) == (20, "debug", before.dcache.root)
+    assert taken.changed(fresh) == ["dcache.pool"]
+    assert before.changed(taken) == ["dcache.maxdownloads", "log.level"]
+
+
 def test_what_a_hup_may_change_are_keys_that_exist() -> None:
     known = {f"{section}.{key}" for section, keys in config_words.expectations(Config).items() for key in keys}
     assert known >= config.RELOADABLE

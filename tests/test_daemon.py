@@ -279,3 +279,15 @@ def test_a_large_file_does_not_stall_the_loop(site: Site, capsys: pytest.Capture
             f"p99 {1e3 * most:.2f} ms, max {1e3 * lags[-1]:.1f} ms of {len(lags)} samples"
         )
     assert most < 0.5
+
+
+@pytest.mark.parametrize("how", ["returns", "cancelled"])
+def test_a_part_that_dies_ends_the_daemon_with_an_error_and_commits_nothing(site: Site, how: str) -> None:
+    config = site.write_config(kafka={"commitseconds": 600})
+    with site.daemon(config, module="tests.support.dying", DYING=how) as daemon:
+        daemon.wait_for("REBALANCE")
+        site.upload("a.tar", b"x" * 1000)
+        assert daemon.wait() == 1
+    assert site.landed("a.tar") == b"x" * 1000
+    assert set(site.kafka.committed(site.group, site.topic).values()) == {0}
+    assert "dying ended although nobody asked for it" in daemon.log_path.read_text()

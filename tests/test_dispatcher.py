@@ -237,6 +237,59 @@ async def test_each_version_has_a_budget_of_its_own(desk_of: Callable[..., Desk]
     assert {row.pnfsid: row.attempts for row in desk.rows.rows} == {"A": 1, "B": 2}
 
 
+async def test_a_version_that_comes_again_after_its_row_has_a_whole_budget(desk_of: Callable[..., Desk]) -> None:
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def held_up() -> Outcome:
+        started.set()
+        await go_on.wait()
+        raise errors.TransientError(why="x")
+
+    # The job lives on because of another version that joins meanwhile; the first one fails, and comes again.
+    desk = desk_of(
+        held_up, errors.TransientError(why="x"), Outcome.LANDED, errors.TransientError(why="x"), Outcome.LANDED
+    )
+    desk.dispatcher.policy = RetryPolicy(0.0, 1)
+    first = desk.submit(event(pnfsid="A"))
+    await started.wait()
+    other = desk.submit(event(pnfsid="B", staged=True))
+    go_on.set()
+    await until(lambda: first.settled, "the first one's end")
+    again = desk.submit(event(pnfsid="A"))
+    ends = await desk.end(first, other, again)
+    assert ends[0] == "failed"
+    assert ends[2] == "landed"
+    assert [context.try_number for context, tried in zip(desk.task.tries, desk.task.tried, strict=True)
+            if tried.pnfsid == "A"] == [1, 2, 1, 2]  # fmt: skip
+
+
+async def test_a_task_that_says_no_outcome_ends_in_a_row_and_harms_no_other(desk_of: Callable[..., Desk]) -> None:
+    async def nothing() -> Any:
+        return None
+
+    desk = desk_of(nothing)
+    assert await desk.end(desk.submit(event())) == ["failed"]
+    assert "None" in desk.rows.rows[0].message
+
+
+async def test_an_answer_of_the_door_breaks_the_row_of_unreachable_tries(
+    desk_of: Callable[..., Desk], soon: None
+) -> None:
+    away: Step = errors.Unreachable(host="door", why="refused")
+    desk = desk_of(*[away] * 9, errors.ServerError(host="door", http_status=500), *[away] * 9, Outcome.LANDED)
+    assert await desk.end(desk.submit(event())) == ["landed"]
+    assert not desk.dispatcher.counters.holds
+
+
+async def test_what_happens_here_does_not_break_the_row_of_unreachable_tries(
+    desk_of: Callable[..., Desk], soon: None
+) -> None:
+    away: Step = errors.Unreachable(host="door", why="refused")
+    desk = desk_of(*[away] * 5, errors.WriteFailed(operation="fsync", why="EIO"), *[away] * 5, Outcome.LANDED)
+    assert await desk.end(desk.submit(event())) == ["landed"]
+    assert desk.dispatcher.counters.holds == {"unreachable": 1}
+
+
 async def test_memory_is_kept_from_try_to_try(desk_of: Callable[..., Desk]) -> None:
     desk = desk_of()
 
@@ -403,9 +456,11 @@ async def test_a_row_that_cannot_be_written_holds_its_delivery(
     await until(lambda: desk.rows.refused >= 3, "three refusals")
     assert delivery.settled is None
     assert desk.dispatcher.window.open == 1
+    assert desk.dispatcher.counters.unwritten == 1
     desk.rows.full = False
     assert await desk.end(delivery) == ["failed"]
     assert len(desk.rows.rows) == 1
+    assert desk.dispatcher.counters.unwritten == 0
 
 
 # --- the deliveries of one job ------------------------------------------------------------------------------------

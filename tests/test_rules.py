@@ -179,7 +179,6 @@ async def test_a_file_whose_attributes_are_gone_is_known_by_its_sum(rig: Rig) ->
     assert len(rig.asked("HEAD")) == 1
 
 
-@without
 async def test_an_old_version_that_is_here_does_not_settle_the_new_one(rig: Rig) -> None:
     async with rig.running():
         old, delivery = rig.upload(NAME, b"o" * 1000)
@@ -191,6 +190,7 @@ async def test_an_old_version_that_is_here_does_not_settle_the_new_one(rig: Rig)
     assert rig.landed(NAME) == b"n" * 1000
 
 
+@without
 async def test_equal_size_is_never_taken_for_the_same_file(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, *, rule: bool
 ) -> None:

@@ -191,6 +191,33 @@ async def test_a_commit_of_an_illegal_generation_is_dropped_counted_and_forgotte
 # --- offsets that are gone ----------------------------------------------------------------------------------------
 
 
+async def test_a_commit_that_the_client_cancels_by_itself_is_dropped_and_counted() -> None:
+    membership = await member({ZERO: OffsetTracker("billing", 0, 5)}, p0=5)
+
+    async def cancels_itself(_: object) -> None:
+        raise asyncio.CancelledError
+
+    membership._consumer.commit = cancels_itself
+    await membership.commit()
+    assert membership.commit_failures == 1
+
+
+async def test_a_commit_that_we_cancel_ends() -> None:
+    membership = await member({ZERO: OffsetTracker("billing", 0, 5)}, p0=5)
+    began = asyncio.Event()
+
+    async def hangs(_: object) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    membership._consumer.commit = hangs
+    commit = asyncio.create_task(membership.commit(60.0))
+    await began.wait()
+    commit.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await commit
+
+
 async def left_behind(kafka: KafkaBroker, topic: str, group: str) -> None:
     """Commit 10 everywhere, produce up to 100, and let what is below 50 go in partition 0."""
     kafka.produce(topic, numbers(400))
