@@ -239,11 +239,11 @@ def test_a_daemon_without_kafka_waits_for_it_and_ends_at_term(site: Site) -> Non
 
 def test_a_thread_on_a_dead_disk_does_not_keep_the_process() -> None:
     program = (
-        "import threading\nfrom concurrent.futures import ThreadPoolExecutor\nfrom dcalqr import cli\n"
-        "cli.THREADS_SECONDS = 0.1\n"
+        "import threading\nfrom concurrent.futures import ThreadPoolExecutor\nfrom dcalqr import exits\n"
+        "exits.THREADS_SECONDS = 0.1\n"
         "ThreadPoolExecutor(1).submit(threading.Event().wait)\n"
         "print('said', end='')\n"
-        "cli._leave(73)"
+        "exits._leave(73)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=SETTLE_SECONDS, check=False

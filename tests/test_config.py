@@ -443,7 +443,7 @@ def test_a_site_in_order_has_no_warnings(site: Path) -> None:
 
 def test_what_is_not_there_now_is_warned_about_and_not_refused() -> None:
     said = "\n".join(warnings_of(config.load(DATA / "seed.toml")))
-    for key in ("local.proxy", "local.capath", "local.downloadfolder", "local.failedtasksfile", "local.statefolder"):
+    for key in ("local.proxy", "local.capath", "local.downloadfolder", "local.failedtasksfile"):
         assert f"{key}" in said
 
 
