@@ -79,7 +79,6 @@ class Intake:
         self._uploads: deque[bool] = deque(maxlen=WATCHED_UPLOADS)
         self._bad_uploads = 0
         self._sampled_at: dict[str, float] = {}
-        self.last_event_at: float | None = None
 
     def receive(self, records: Sequence[Record], tracker: OffsetTracker) -> None:
         """Take a tracked batch.
@@ -113,7 +112,7 @@ class Intake:
             self._look_at_oddities(event)
             self._counters.events["match", ""] += 1
             self._watch(good=True)
-            self.last_event_at = event.date
+            self._counters.last_event_at = event.date
             self._dispatcher.submit(_delivery(event, record, tracker))
         elif verdict is LOOK_NOW:
             self._counters.events["look_now", ""] += 1

@@ -55,6 +55,7 @@ def snapshot(assembly: Assembly, consumer: Consumer, started_at: float, *, drain
         "failed": dict(counters.failed),
         "retries": dict(counters.retries),
         "unwritten": counters.unwritten,
+        "last_event_at": counters.last_event_at,
         "landed_bytes": counters.landed_bytes,
         "unverified": counters.unverified,
         "reports_dropped": assembly.reports.dropped,
@@ -73,6 +74,7 @@ def _kafka(assembly: Assembly, consumer: Consumer) -> dict[str, Any]:
         "halted": {str(number): why for number, why in membership.halted.items()} if membership else {},
         "rebalances": membership.rebalances if membership else 0,
         "commit_failures": membership.commit_failures if membership else 0,
+        "stale_batches": membership.stale_batches if membership else 0,
         "last_commit_at": membership.last_commit_at if membership else None,
     }
 

@@ -173,7 +173,7 @@ class Transfer:
         destination.check()
         size_bytes += sum(running.missing_bytes for running in list(self.running.values()))
         try:
-            destination.check(size_bytes)
+            destination.check_room(size_bytes)
         except errors.NoSpace as error:
             # Wait apart, rather than hold everything, when only this file is too large for what is free.
             raise errors.NoRoom(needed_bytes=size_bytes, free_bytes=destination.free_bytes) from error

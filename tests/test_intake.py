@@ -111,7 +111,7 @@ async def test_an_upload_is_open_until_its_task_has_ended(desk_of: Callable[...,
     await desk.finished()
     assert desk.tracker.mark() == 2
     assert desk.counters.matched == 1
-    assert desk.intake.last_event_at is not None
+    assert desk.counters.last_event_at is not None
 
 
 async def test_a_hint_is_finished_at_once(desk_of: Callable[..., Desk]) -> None:

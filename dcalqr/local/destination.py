@@ -101,7 +101,7 @@ class Destination:
             The operating system did not tell: no descriptor is left, or an I/O error.
         """
         self.check_presence()
-        self._check_space(size_bytes)
+        self.check_room(size_bytes)
 
     def check_presence(self) -> None:
         """Make sure that the folder is there and may be written, whatever room it has; raises as `check`."""
@@ -150,7 +150,8 @@ class Destination:
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=self.root_fd, effective_ids=True):
             raise errors.MountMissing(why=f"no permission to write into {self.folder}")
 
-    def _check_space(self, size_bytes: int) -> None:
+    def check_room(self, size_bytes: int) -> None:
+        """Make sure that a file of this size leaves the minimum free, in a folder that is known to be there."""
         found = self._file_system()
         if found.f_files and not found.f_favail:
             raise errors.NoSpace(why="no inode is free")

@@ -25,6 +25,8 @@ class Counters:
         Holds begun, by reason.
     unwritten
         Rows and unreadable records that cannot be written just now (count): their offsets wait.
+    last_event_at
+        Date of the last event that matched, seconds since the epoch.
     landed_bytes, unverified
         Bytes and files (count) that landed; files that were accepted by size alone.
     """
@@ -35,6 +37,7 @@ class Counters:
     retries: Counter[str] = field(default_factory=Counter)
     holds: Counter[str] = field(default_factory=Counter)
     unwritten: int = 0
+    last_event_at: float | None = None
     landed_bytes: int = 0
     unverified: int = 0
 
