@@ -9,17 +9,19 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from dcalqr import errors, log
+from dcalqr import errors, log, sinks
 from dcalqr.config import Config
 from dcalqr.copiers.inline import InlineCopier
+from dcalqr.copiers.workers import WorkersCopier
 from dcalqr.dcache.door import Door
 from dcalqr.dcache.tls import Credentials, Trust
 from dcalqr.dispatcher import Dispatcher
 from dcalqr.local.destination import Destination
 from dcalqr.local.state import State
 from dcalqr.metrics.counters import Counters
-from dcalqr.metrics.reports import JsonLinesSink, Reports, Sink, TransferReport
+from dcalqr.metrics.reports import Reports, TransferReport
 from dcalqr.model import Delivery, Settled
+from dcalqr.openparts import OpenParts
 from dcalqr.plugins import TaskContext
 from dcalqr.retry import RetryPolicy
 from dcalqr.rows import RowWriter
@@ -28,7 +30,6 @@ from dcalqr.transfer import Transfer
 # A hung mount keeps a thread for ever; a few of them leave room for look-ups on the part that works.
 DESTINATION_THREADS = 8
 CREDENTIALS_SECONDS = 30.0
-SINK_LINE_SECONDS = 60.0
 # For a last word on a disk that may hang.
 SAY_SECONDS = 2.0
 # The fields of a report that are the Task's to fill.
@@ -50,7 +51,7 @@ class Assembly:
     credentials: Credentials
     destination: Destination
     door: Door
-    copier: InlineCopier
+    copier: InlineCopier | WorkersCopier
     transfer: Transfer
     dispatcher: Dispatcher
     rows: RowWriter
@@ -79,8 +80,8 @@ class Assembly:
 class Reporter:
     """Makes a TransferReport and a COPY_REPORT line of each settled delivery."""
 
-    def __init__(self, reports: Reports, task: str, instance: str) -> None:
-        self._reports, self._task, self._instance = reports, task, instance
+    def __init__(self, reports: Reports, counters: Counters, task: str, instance: str) -> None:
+        self._reports, self._counters, self._task, self._instance = reports, counters, task, instance
         self._log = log.get()
 
     def __call__(
@@ -116,6 +117,7 @@ class Reporter:
             extra=facts,
             **({"size_bytes": event.size_bytes} | known),  # type: ignore[arg-type]  # a fact may be of any flat type
         )
+        self._counters.note(report)
         self._reports.put(report)
         self._log.info(
             "COPY_REPORT",
@@ -130,19 +132,6 @@ class Reporter:
             partition=where.partition,
             offset=where.offset,
         )
-
-
-class _Complain:
-    """Says once a minute and sink that reports are lost."""
-
-    def __init__(self) -> None:
-        self._said_at: dict[str, float] = {}
-
-    def __call__(self, sink: str, error: Exception) -> None:
-        now = time.monotonic()
-        if now - self._said_at.get(sink, float("-inf")) >= SINK_LINE_SECONDS:
-            self._said_at[sink] = now
-            log.get().warning("SINK", sink=sink, error=error)
 
 
 @contextlib.asynccontextmanager
@@ -168,6 +157,7 @@ async def assembled(
         Something that the configuration asks for cannot be had.
     """
     local, dcache = config.local, config.dcache
+    reports = sinks.start(config)
     counters = Counters()
     threads = ThreadPoolExecutor(DESTINATION_THREADS, thread_name_prefix="destination")
     credentials = Credentials(str(local.proxy), str(local.capath), crl_check=dcache.crlcheck)
@@ -175,16 +165,14 @@ async def assembled(
         str(local.downloadfolder), minfree_percent=local.minfree, requiremount=local.requiremount, state=state
     )
     door = Door(dcache.url, credentials.current)
-    copier = InlineCopier(dcache.maxdownloads, credentials.current, lambda: destination.root_fd)
+    copier = _copier(config, credentials, destination, state)
     transfer = Transfer(config, door, copier, destination, state, threads, instance)
-    sinks: list[Sink] = [JsonLinesSink(config.reports.file)] if config.reports.file else []
-    reports = Reports(sinks, _Complain())
     dispatcher = Dispatcher(
         task=transfer,
         policy=RetryPolicy(dcache.retryseconds, dcache.retrytimes),
         rows=rows,
         counters=counters,
-        report=Reporter(reports, transfer.name, instance),
+        report=Reporter(reports, counters, transfer.name, instance),
         delay_seconds=dcache.delayseconds,
         window=config.kafka.window,
     )
@@ -198,14 +186,26 @@ async def assembled(
         await dispatcher.drain(0.0)
         await copier.aclose(grace=5.0)
         await door.aclose()
-        await reports.aclose()
+        await sinks.stop(reports)
         threads.shutdown(wait=False, cancel_futures=True)
-        saying = asyncio.get_running_loop().run_in_executor(rows_threads, _say_stopped, state)
+        saying = asyncio.get_running_loop().run_in_executor(rows_threads, _say_stopped, state, transfer.parts)
         await asyncio.wait({saying}, timeout=SAY_SECONDS)
 
 
-def _say_stopped(state: State) -> None:
+def _copier(
+    config: Config, credentials: Credentials, destination: Destination, state: State
+) -> InlineCopier | WorkersCopier:
+    slots, workers = config.dcache.maxdownloads, config.dcache.workers
+    if not workers:
+        return InlineCopier(slots, credentials.current, lambda: destination.root_fd)
+    return WorkersCopier(
+        workers, slots, credentials.current, lambda: destination.root_fd, lambda: destination.root_generation, state
+    )
+
+
+def _say_stopped(state: State, parts: OpenParts) -> None:
     """Mark the last status as that of an instance that ended; else it would look well until it is old."""
+    parts.flush()
     found = State.read_status(state.folder)
     if found is not None:
         with contextlib.suppress(OSError):

@@ -6,16 +6,14 @@ process; the asyncio side gives the numbers, this function enforces them.
 
 from __future__ import annotations
 
-import http.client
 import threading
 import time
-from collections.abc import Callable
 
 from dcalqr import checksum, errors
 from dcalqr.dcache import fetch
 from dcalqr.dcache.stall import StallWatch
 from dcalqr.local import landing, standing
-from dcalqr.orders import CopyOrder, Landed, Phases, Progress, SocketShutdown, Stop
+from dcalqr.orders import CopyOrder, Deadlines, Landed, Phases, Progress, SocketShutdown, Stop
 
 # One system call and one checksum call per MiB; larger blocks measured no faster, and this one stays in the cache.
 BLOCK_BYTES = 1024 * 1024
@@ -135,52 +133,64 @@ def copy_once(order: CopyOrder, doors: fetch.Doors, root_fd: int, stop: Stop, pr
 
 def _receive(answer: fetch.Answer, part: landing.Part, order: CopyOrder, stop: Stop, watch: _Stopwatch) -> int:
     """Write the body to the part; returns its Adler32."""
-    read = _reader(answer, order, stop)
-    block = memoryview(bytearray(min(BLOCK_BYTES, max(answer.size_bytes, 1))))
-    adler32, received = checksum.Adler32(), 0
-    while received < answer.size_bytes:
-        filled = 0
-        wanted = min(len(block), answer.size_bytes - received)
-        while filled < wanted:
-            count = read(block[filled:wanted], received + filled)
-            if not count:
-                raise errors.ShortBody(
-                    host=answer.host, received_bytes=received + filled, expected_bytes=answer.size_bytes
-                )
-            filled += count
+    body = _Body(answer, order.deadlines, stop, watch)
+    block = memoryview(bytearray(min(BLOCK_BYTES, answer.size_bytes)))
+    adler32 = checksum.Adler32()
+    while filled := body.fill(block):
         adler32.update(block[:filled])
         part.write(block[:filled])
-        received += filled
-        watch.received(received)
     return adler32.value
 
 
-def _reader(answer: fetch.Answer, order: CopyOrder, stop: Stop) -> Callable[[memoryview, int], int]:
-    """Return one read of the body that obeys stop flag and stall limits and raises only our errors."""
-    limits = order.deadlines
-    stall = StallWatch(limits.min_rate, limits.timeout_seconds, time.monotonic())
+class _Body:
+    """Reads the body by blocks, obeys stop flag and stall limits, and raises only our errors."""
 
-    def stalled(received: int, seconds: float) -> errors.Stalled:
-        return errors.Stalled(
-            host=answer.host, received_bytes=received, expected_bytes=answer.size_bytes, seconds=seconds
-        )
+    def __init__(self, answer: fetch.Answer, limits: Deadlines, stop: Stop, watch: _Stopwatch) -> None:
+        self._answer = answer
+        self._limits = limits
+        self._stop = stop
+        self._watch = watch
+        self._stall = StallWatch(limits.min_rate, limits.timeout_seconds, time.monotonic())
+        self._received = 0  # bytes of the blocks before this one
+        self._known = 0  # and of this one, as far as is known
 
-    def read(view: memoryview, received: int) -> int:
+    def fill(self, block: memoryview) -> int:
+        """Read the next block, whole; returns its size in bytes, 0 after the last one."""
+        wanted = min(len(block), self._answer.size_bytes - self._received)
         try:
-            count = answer.readinto(view)
+            filled = self._answer.fill(block[:wanted], self._waiting)
         except TimeoutError as error:
-            raise stalled(received, limits.stall_seconds) from error
-        except (OSError, http.client.HTTPException, ValueError) as error:  # ssl.SSLError is an OSError
-            if stop.is_set():
+            raise self._stalled(self._limits.stall_seconds) from error
+        except OSError as error:
+            if self._stop.is_set():
                 raise errors.Cancelled from error
-            raise errors.ConnectionLost(host=answer.host, phase="body", why=str(error)) from error
-        if stop.is_set():
+            raise errors.ConnectionLost(host=self._answer.host, phase="body", why=str(error)) from error
+        if self._stop.is_set():
             raise errors.Cancelled
-        if stall.stalled(received + count, time.monotonic()):
-            raise stalled(received + count, limits.timeout_seconds)
-        return count
+        self._received += filled
+        if filled < wanted:
+            raise errors.ShortBody(
+                host=self._answer.host, received_bytes=self._received, expected_bytes=self._answer.size_bytes
+            )
+        self._watch.received(self._received)
+        return filled
 
-    return read
+    def _waiting(self, filled: int) -> None:
+        """Look at flag and limits: only who has to wait for the server can have stalled."""
+        if self._stop.is_set():
+            raise errors.Cancelled
+        self._known = self._received + filled
+        self._watch.received(self._known)
+        if self._stall.stalled(self._known, time.monotonic()):
+            raise self._stalled(self._limits.timeout_seconds)
+
+    def _stalled(self, seconds: float) -> errors.Stalled:
+        return errors.Stalled(
+            host=self._answer.host,
+            received_bytes=self._known,
+            expected_bytes=self._answer.size_bytes,
+            seconds=seconds,
+        )
 
 
 def _verify(answer: fetch.Answer, adler32: int) -> None:

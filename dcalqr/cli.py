@@ -1,34 +1,23 @@
-"""The command line: run, check, replay, status, offsets, demo; exit codes; nothing else.
+"""The command line: run, check, replay, status, top, where, offsets, elastic, demo; exit codes; nothing else.
 
-What a command needs is imported by that command: `dcalqr --version` must not wait for Kafka's client.
+What a command needs is imported by that command: `dcalqr --version` must not wait for Kafka's client, nor for asyncio.
 """
 
 from __future__ import annotations
 
-import asyncio
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from dcalqr import __version__, errors
+from dcalqr import __version__, cli_looking, cli_replay, errors
+from dcalqr.cli_options import config_option, load_config, log_format
 from dcalqr.exits import fails_in_words, printable
 
 if TYPE_CHECKING:
     from dcalqr.config import Config
     from dcalqr.kafka.groups import PartitionOffsets
-    from dcalqr.replay import Result
-
-# Whether a file can be read is found out by reading it: its complaint and exit code are ours, not click's.
-a_file = click.Path(path_type=Path, readable=False)
-config_option = click.option("--config", "path", required=True, type=a_file, help="The configuration file (TOML).")
-
-
-def _load(path: Path) -> Config:
-    from dcalqr.config import load
-
-    return load(path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -51,16 +40,20 @@ def run(path: Path) -> int:
     """Run the daemon in the foreground.
 
     TERM or INT drains: running copies end, offsets are committed; a second one stops at once. HUP reloads credentials,
-    maxdownloads, minrate and log.level.
+    maxdownloads, minrate and log.level, and reopens log.file.
     """
+    import asyncio
+
     from dcalqr import log
     from dcalqr.daemon import Daemon
+    from dcalqr.log_file import LogFile
 
-    config = _load(path)
-    log.configure(config.log.level, config.log.format)
+    config = load_config(path)
+    log_file = None if config.log.file is None else LogFile(config.log.file)
+    log.configure(config.log.level, log_format(config), None if log_file is None else log_file.stream)
 
     async def serve() -> None:
-        await Daemon(config, path).run()
+        await Daemon(config, path, log_file=log_file).run()
 
     asyncio.run(serve())
     return errors.EXIT_OK
@@ -76,98 +69,36 @@ def check(path: Path, online: bool) -> int:  # noqa: FBT001 - click gives flags 
     Offline, only what the file itself shows is an error; what is missing on this machine now is a warning, because the
     daemon would wait for it.
     """
-    from dcalqr import config_warnings
+    from dcalqr import check_rows, config_warnings
 
-    config = _load(path)
+    config = load_config(path)
     click.echo(f"{path}: well-formed")
     warnings = config_warnings.warnings_of(config)
-    code = errors.EXIT_OK
+    foreign = check_rows.foreign(config.local.failedtasksfile)
+    code = errors.EXIT_CANNOT_CREATE if foreign and online else errors.EXIT_OK
     if online:
+        import asyncio
+
         from dcalqr import log
         from dcalqr.check import look
 
         log.configure("warning", stream=BytesIO())  # libraries are heard, not shown: see LastComplaint
         findings = asyncio.run(look(config))
         warnings += findings.warnings
-        code = findings.exit_code
+        code = code or findings.exit_code
         for words in findings.good:
             click.echo(f"ok: {printable(words)}")
         for words in findings.bad:
             click.echo(f"wrong: {printable(words)}")
+    if foreign:
+        click.echo(f"{'wrong' if online else 'warning'}: {printable(foreign)}")
     for words in warnings:
         click.echo(f"warning: {printable(words)}")
     return code
 
 
-@main.command()
-@config_option
-@click.option("--dry-run", is_flag=True, help="Only say what would be run again.")
-@click.argument("csv", required=False, type=a_file)
-@fails_in_words
-def replay(path: Path, dry_run: bool, csv: Path | None) -> int:  # noqa: FBT001 - click gives flags so
-    """Run the failed tasks of a CSV file again.
-
-    CSV is local.failedtasksfile by default; a running daemon may stay. Rows that are done are noted in CSV.done and not
-    run twice; what fails again goes to a new file beside CSV. Exit code 0: every row is done, none failed again.
-    """
-    from dcalqr import log
-    from dcalqr.replay import Replay, done_ids, to_do
-    from dcalqr.replay_bar import Bar
-
-    config = _load(path)
-    csv = csv or Path(str(config.local.failedtasksfile))
-    if dry_run:
-        done = done_ids(csv)
-        rows = [row for row in to_do(csv) if row.id not in done]
-        for row in rows:
-            click.echo(f"{printable(row.path)}  ({row.error_class}: {printable(row.message)})")
-        click.echo(f"{len(rows)} rows to replay, {len(done)} done before")
-        return errors.EXIT_OK
-    limit = f"{config.dcache.maxdownloads} downloads at a time, besides those of a running daemon"
-    click.echo(f"replaying {printable(str(csv))}: up to {limit}")
-
-    async def again() -> Result:
-        with Bar() as bar:
-            if bar.is_shown:
-                log.configure("warning", config.log.format or "console", bar.log_stream)
-            else:
-                log.configure(config.log.level, config.log.format)
-            return await Replay(config, csv, bar.show).run()
-
-    result = asyncio.run(again())
-    _say_result(result, path)
-    return errors.EXIT_UNEXPECTED if result.failed or result.unsettled else errors.EXIT_OK
-
-
-def _say_result(result: Result, config: Path) -> None:
-    counts = ", ".join(f"{count} {how}" for how, count in sorted(result.settled.items()))
-    counts = counts or ("0 landed" if result.unsettled else "nothing to do")
-    again = "; run the same command again for these" if result.unsettled else ""
-    click.echo(f"{result.rows} rows: {result.done_before} done before, {counts}, {result.unsettled} not reached{again}")
-    if result.failures is not None:
-        click.echo(f"what failed again is in {result.failures}; run: dcalqr replay --config {config} {result.failures}")
-
-
-@main.command()
-@config_option
-@click.option("--json", "as_json", is_flag=True, help="Print the status file as it is.")
-@fails_in_words
-def status(path: Path, as_json: bool) -> int:  # noqa: FBT001 - click gives flags so
-    """Say how the running instance is. Exit code 0: well, 1: not well, 69: not running."""
-    from dcalqr.status import complaints, in_numbers, read
-
-    config = _load(path)
-    found = read(str(config.local.statefolder), config.daemon.instance)
-    trouble = complaints(found)
-    if as_json:
-        import json
-
-        click.echo(json.dumps(found, indent=2))
-    else:
-        click.echo(f"{found['instance']}: {in_numbers(found)}")
-        for words in trouble:
-            click.echo(f"not well: {printable(words)}")
-    return errors.EXIT_UNEXPECTED if trouble else errors.EXIT_OK
+for each in (cli_replay.replay, cli_looking.status, cli_looking.top, cli_looking.where):
+    main.add_command(each)
 
 
 @main.command()
@@ -178,11 +109,13 @@ def status(path: Path, as_json: bool) -> int:  # noqa: FBT001 - click gives flag
 @fails_in_words
 def offsets(path: Path, partition: int | None, to: str | None, yes: bool) -> int:  # noqa: FBT001 - click gives flags so
     """Show the group's offsets, or set one (all instances stopped)."""
+    import asyncio
+
     from dcalqr import log
 
     if (partition is None) != (to is None):
         raise click.UsageError("--partition and --to belong together")
-    config = _load(path)
+    config = load_config(path)
     log.configure("warning", stream=BytesIO())  # libraries are heard, not shown: see LastComplaint
     return asyncio.run(_offsets(config, partition, to, yes=yes))
 
@@ -217,6 +150,27 @@ async def _offsets(config: Config, partition: int | None, to: str | None, *, yes
             return errors.EXIT_OK
         await group.commit(partition, offset)
         click.echo(f"partition {partition}: committed offset {offset}")
+    return errors.EXIT_OK
+
+
+@main.group()
+def elastic() -> None:
+    """Prepare Elasticsearch or OpenSearch for the reports of transfers."""
+
+
+@elastic.command()
+@config_option
+@fails_in_words
+def setup(path: Path) -> int:
+    """Make the index template on each server of [elasticsearch] and [opensearch]; may be repeated.
+
+    Run it once before the daemon first writes there, and after an upgrade. Where the server has index lifecycle
+    management, indices older than keepdays will be deleted.
+    """
+    from dcalqr import log, search_setup
+
+    log.configure("error", stream=BytesIO())  # libraries are heard, not shown
+    search_setup.run(load_config(path), lambda words: click.echo(printable(words)))
     return errors.EXIT_OK
 
 

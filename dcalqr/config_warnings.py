@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from dcalqr import logtext
+from dcalqr import config_sinks, logtext
 from dcalqr.config import Config
 
 # systemd kills after TimeoutStopSec=90; the final commit and the report of what was cancelled need the last 5 s.
@@ -40,6 +40,10 @@ def _risks(config: Config) -> Iterator[str]:
         yield "dcache.allowhttpredirect: true lets pools send files unprotected over http"
     if config.kafka.security == "sasl_plaintext":
         yield "kafka.security: sasl_plaintext sends the login without TLS"
+    for name, section in (("elasticsearch", config.elasticsearch), ("opensearch", config.opensearch)):
+        yield from config_sinks.risks(name, section)
+    if config.prometheus.port and config.prometheus.is_public:
+        yield f"prometheus.address: whoever reaches {config.prometheus.address} sees names of files, without a login"
 
 
 def _places(config: Config) -> Iterator[str]:
@@ -55,8 +59,14 @@ def _places(config: Config) -> Iterator[str]:
     for key, path in (("keyfile", kafka.keyfile), ("saslpasswordfile", kafka.saslpasswordfile)):
         if path:
             yield from _secret(f"kafka.{key}", path)
-    if config.reports.file:
-        yield from _writable_file("reports.file", config.reports.file)
+    for name, search in (("elasticsearch", config.elasticsearch), ("opensearch", config.opensearch)):
+        if search.cafile:
+            yield from _readable(f"{name}.cafile", search.cafile)
+        for key, path in config_sinks.secrets(search):
+            yield from _secret(f"{name}.{key}", path)
+    for key, path in (("reports.file", config.reports.file), ("log.file", config.log.file)):
+        if path:
+            yield from _writable_file(key, path)
 
 
 def _look(key: str, path: Path) -> os.stat_result | str:

@@ -42,6 +42,15 @@ def expectations(model: type[BaseModel]) -> dict[str, dict[str, str]]:
     }
 
 
+def required(model: type[BaseModel]) -> dict[str, list[str]]:
+    """Of each section of the model: the keys without which it is refused."""
+    return {
+        section: [field.alias or name for name, field in part.annotation.model_fields.items() if field.is_required()]
+        for section, part in model.model_fields.items()
+        if isinstance(part.annotation, type) and issubclass(part.annotation, BaseModel)
+    }
+
+
 def listing(source: str, complaints: Iterable[Complaint]) -> str:
     """All complaints about one file, a line each."""
     lines = [f"  {complaint}" for complaint in complaints]
@@ -49,7 +58,7 @@ def listing(source: str, complaints: Iterable[Complaint]) -> str:
     return "\n".join([f"{logtext.show(source)}: the configuration is refused, {len(lines)} {noun}:", *lines])
 
 
-def complaint(error: ErrorDetails, sections: Sections) -> Complaint | None:
+def complaint(error: ErrorDetails, sections: Sections, needed: Mapping[str, list[str]]) -> Complaint | None:
     """What to say about one of pydantic's errors; None: it only follows from another one."""
     kind, where = error["type"], [str(part) for part in error["loc"]]
     if kind == "default_factory_not_called" or (
@@ -57,7 +66,10 @@ def complaint(error: ErrorDetails, sections: Sections) -> Complaint | None:
     ):  # its items are refused already
         return None
     if len(where) == 1:
-        return _about_section(kind, where[0], error["input"], sections)
+        if kind == "missing":
+            keys = ", ".join(needed[where[0]])
+            return Complaint(f"[{where[0]}]", f" is missing: expected a section with {keys}; see config.example.toml")
+        return _about_section(where[0], error["input"], sections)
     section, key = where[0], where[1]
     name = f"{section}.{key}" + "".join(f"[{part}]" for part in where[2:] if part.isdigit())
     if kind == "extra_forbidden":
@@ -80,8 +92,9 @@ def combinations(data: Mapping[str, Any]) -> Iterator[Complaint]:
     if all(re.fullmatch("/+", str(dcache.get(key, ""))) for key in ("pool", "folder")):
         yield Complaint("dcache.folder", ' = "/": expected a folder to watch; pool is "/" already')
     rows = section.get("local", {}).get("failedtasksfile")
-    if rows is not None and rows == section.get("reports", {}).get("file"):
-        yield Complaint("reports.file", f" = {shown('', rows)}: expected a file other than failedtasksfile")
+    for name in ("reports", "log"):
+        if rows is not None and rows == section.get(name, {}).get("file"):
+            yield Complaint(f"{name}.file", f" = {shown('', rows)}: expected a file other than failedtasksfile")
 
 
 def _security(kafka: Mapping[str, Any], security: str) -> Iterator[Complaint]:
@@ -121,10 +134,8 @@ def shown(key: str, value: object) -> str:
     return f'"{logtext.show(value, _VALUE_CHARACTERS)}"'
 
 
-def _about_section(kind: str, name: str, value: object, sections: Sections) -> Complaint:
+def _about_section(name: str, value: object, sections: Sections) -> Complaint:
     if name in sections:
-        if kind == "missing":
-            return Complaint(f"[{name}]", f" is missing: expected a section with {', '.join(sections[name])}")
         return Complaint(name, f" = {shown(name, value)}: expected a section, [{name}] on a line of its own")
     if isinstance(value, Mapping):
         near = _nearest(name, sections)

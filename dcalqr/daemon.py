@@ -11,52 +11,37 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from aiokafka.structs import ConsumerRecord
-
-from dcalqr import __version__, config_warnings, errors, log, status
+from dcalqr import __version__, config_warnings, log, rowfiles, stalls, status
 from dcalqr.assembly import Assembly, assembled
-from dcalqr.config import RELOADABLE, Config, load
+from dcalqr.board import Board
+from dcalqr.config import Config
 from dcalqr.dcache.events import EventReader
 from dcalqr.dcache.uploads import UploadFilter
-from dcalqr.intake import Intake
+from dcalqr.intake import Gate, Intake
 from dcalqr.kafka.consumer import Consumer
 from dcalqr.kafka.membership import SILENCE_SECONDS
-from dcalqr.kafka.offsets import OffsetTracker
 from dcalqr.local.failures import FailedTasksFile, UnreadableFile
 from dcalqr.local.state import State
+from dcalqr.log_file import LogFile
 from dcalqr.notify import Notifier
+from dcalqr.reload import Reloader
 from dcalqr.sweeping import sweep
-from dcalqr.window import Window
 
-STATUS_SECONDS = 5.0
+STATUS_SECONDS = 2.0  # `dcalqr top` shows it; some milliseconds each
 SUMMARY_SECONDS = 60.0
 # An answer that does not come in this time after the grace period never will: a dead disk.
 STOP_SECONDS = 5.0
+# All limits together of what comes after the grace period: answers, files, the last commit, worker processes.
+LAST_SECONDS = 45.0
 _ROWS_THREADS = 3
 # Above this, a slot could starve for descriptors: an attempt needs six of them, at most.
 _FILES_PER_SLOT = 8
 _FILES_BASE = 200
-
-
-class _Gate:
-    """Joins intake and window to what the consumer needs of both."""
-
-    def __init__(self, intake: Intake, window: Window) -> None:
-        self._intake, self._window = intake, window
-
-    def receive(self, records: Sequence[ConsumerRecord], tracker: OffsetTracker) -> None:
-        self._intake.receive(records, tracker)
-
-    def is_full(self) -> bool:
-        return self._window.is_full or self._intake.appending >= self._window.limit
-
-    def has_room(self) -> bool:
-        return self._window.has_room and 2 * self._intake.appending <= self._window.limit
 
 
 class Daemon:
@@ -68,10 +53,14 @@ class Daemon:
         The configuration, and the file it came from: HUP reads that again.
     session_seconds
         Kafka's session time-out; None: the default.
+    log_file
+        Where the log goes, if not to standard error: HUP reopens it.
     """
 
-    def __init__(self, config: Config, path: Path, session_seconds: float | None = None) -> None:
-        self._config, self._path = config, path
+    def __init__(
+        self, config: Config, path: Path, session_seconds: float | None = None, log_file: LogFile | None = None
+    ) -> None:
+        self._config, self._path, self._log_file = config, path, log_file
         self._session = {} if session_seconds is None else {"session_seconds": session_seconds}
         self._notifier = Notifier()
         self._log = log.get()
@@ -114,23 +103,28 @@ class Daemon:
                         rows_threads=rows_threads,
                     )
                 )
-                await self._serve(assembly, unreadable)
+                await self._serve(assembly, rows, unreadable)
 
     # --- serving --------------------------------------------------------------------------------------------------
 
-    async def _serve(self, assembly: Assembly, unreadable: UnreadableFile) -> None:
+    async def _serve(self, assembly: Assembly, rows: FailedTasksFile, unreadable: UnreadableFile) -> None:
         self._say_start(assembly)
         folder = self._config.dcache.folder_path
         reader = EventReader(folder)
         intake = Intake(reader.read, UploadFilter(folder), assembly.dispatcher, unreadable, assembly.counters)
         consumer = Consumer(
-            self._config.kafka, _Gate(intake, assembly.dispatcher.window), assembly.state, **self._session
+            self._config.kafka, Gate(intake, assembly.dispatcher.window), assembly.state, **self._session
         )
-        self._on_hup(assembly, consumer)
+        board = Board(assembly, consumer, self._path, self._started_at, self._stop.is_set)
+        reloader = Reloader(self._config, self._path, assembly, consumer.renew, self._notifier, self._log_file)
+        reloader.obey_hup()
         consuming = asyncio.create_task(consumer.run(), name="consumer")
-        side = {asyncio.create_task(work, name=name) for name, work in self._side_work(assembly, consumer).items()}
+        work = self._side_work(assembly, consumer, board)
+        work["rowfiles"] = rowfiles.watch((rows, unreadable), assembly.counters)
+        side = {asyncio.create_task(coroutine, name=name) for name, coroutine in work.items()}
         stop = asyncio.create_task(self._stop.wait(), name="stop")
         dead: list[asyncio.Task[None]] = []
+        stalls.spare_what_is_loaded()
         self._notifier.ready()
         try:
             ends: set[asyncio.Future[Any]] = {consuming, stop, *side, assembly.dispatcher.runs.fatal}
@@ -149,11 +143,13 @@ class Daemon:
         if dead:
             raise RuntimeError(f"{', '.join(task.get_name() for task in dead)} ended although nobody asked for it")
 
-    def _side_work(self, assembly: Assembly, consumer: Consumer) -> dict[str, Coroutine[Any, Any, None]]:
+    def _side_work(self, assembly: Assembly, consumer: Consumer, board: Board) -> dict[str, Coroutine[Any, Any, None]]:
         return {
             "credentials": assembly.watch_credentials(),
-            "status": self._tell_status(assembly, consumer),
-            "summary": self._summarise(assembly, consumer),
+            "status": self._tell_status(assembly, board),
+            "summary": self._summarise(board),
+            "board": board.run(),
+            "stalls": stalls.measure(assembly.counters.loop_stall),
             "watchdog": self._feed_watchdog(consumer),
             "sweep": sweep(assembly),
         }
@@ -162,8 +158,9 @@ class Daemon:
         self, assembly: Assembly, intake: Intake, consumer: Consumer, consuming: asyncio.Task[None]
     ) -> None:
         """Take nothing more, let the work end, commit, leave the group."""
-        self._notifier.stopping()
         seconds = self._config.daemon.drainseconds
+        self._notifier.stopping()
+        self._notifier.needs(seconds + LAST_SECONDS)
         self._log.info("DRAIN", open=assembly.dispatcher.window.open, running=assembly.copier.running, seconds=seconds)
         consumer.quiesce()
         draining = asyncio.create_task(assembly.dispatcher.drain(seconds), name="drain")
@@ -187,10 +184,10 @@ class Daemon:
 
     # --- side work ------------------------------------------------------------------------------------------------
 
-    async def _tell_status(self, assembly: Assembly, consumer: Consumer) -> None:
+    async def _tell_status(self, assembly: Assembly, board: Board) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            now = status.snapshot(assembly, consumer, self._started_at, draining=self._stop.is_set())
+            now = board.snapshot()
             self._notifier.status(status.in_words(now))
             try:
                 await loop.run_in_executor(assembly.rows_threads, assembly.state.write_status, now)
@@ -205,10 +202,10 @@ class Daemon:
         self._warned = len(assembly.state.warnings)
         return fresh
 
-    async def _summarise(self, assembly: Assembly, consumer: Consumer) -> None:
+    async def _summarise(self, board: Board) -> None:
         while True:
             await asyncio.sleep(SUMMARY_SECONDS)
-            now = status.snapshot(assembly, consumer, self._started_at, draining=False)
+            now = board.snapshot()
             self._log.info(
                 "SUMMARY",
                 matched=now["matched"],
@@ -228,7 +225,8 @@ class Daemon:
         """
         seconds = self._notifier.watchdog_seconds
         while seconds is not None:
-            if time.monotonic() - consumer.turned_at < 2 * SILENCE_SECONDS:
+            turns = time.monotonic() - consumer.turned_at < 2 * SILENCE_SECONDS
+            if turns or self._stop.is_set():  # a drain has limits of its own, and its consumer need not turn
                 self._notifier.alive()
             await asyncio.sleep(seconds / 4)
         await asyncio.Event().wait()
@@ -245,42 +243,6 @@ class Daemon:
         self._stop.set()
         if self._terms > 1:
             self._stop_now.set()
-
-    def _on_hup(self, assembly: Assembly, consumer: Consumer) -> None:
-        running: set[asyncio.Task[None]] = set()
-
-        def reload() -> None:
-            task = asyncio.create_task(self._reload(assembly, consumer), name="reload")
-            running.add(task)
-            task.add_done_callback(running.discard)
-
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
-
-    async def _reload(self, assembly: Assembly, consumer: Consumer) -> None:
-        """Take over what may change in a running daemon; a broken file changes nothing."""
-        self._notifier.reloading()
-        try:
-            loop = asyncio.get_running_loop()
-            fresh = await loop.run_in_executor(assembly.rows_threads, load, self._path)
-        except errors.ConfigError as error:
-            self._log.error("RELOAD", ok=False, error=error)
-        else:
-            changed = self._config.changed(fresh)
-            waiting = [key for key in changed if key not in RELOADABLE]
-            applied = [key for key in changed if key in RELOADABLE]
-            self._config = self._config.taking_over(fresh)
-            self._apply(self._config, assembly)
-            if self._config.kafka.security != "plaintext":
-                consumer.renew(self._config.kafka)
-            await loop.run_in_executor(assembly.rows_threads, assembly.credentials.refresh)
-            self._log.warning("RELOAD", ok=True, applied=applied, waiting_for_restart=waiting)
-        self._notifier.ready()
-
-    def _apply(self, config: Config, assembly: Assembly) -> None:
-        log.set_level(config.log.level)
-        assembly.copier.resize(config.dcache.maxdownloads)
-        assembly.transfer.use_min_rate(config.dcache.minrate)
-        assembly.credentials.use(str(config.local.proxy), str(config.local.capath))
 
     def _say_start(self, assembly: Assembly) -> None:
         self._log.info(

@@ -100,6 +100,10 @@ class Dispatcher:
         else:
             self.runs.wake(job)
 
+    def seconds_open(self, job: Job) -> float:
+        """Return for how long the job's oldest delivery is here."""
+        return time.monotonic() - min(self._received_at[id(delivery)] for delivery in job.deliveries)
+
     def look_now(self, event: StorageEvent) -> None:
         """Wake the jobs that wait for this event's upload."""
         for job in self.inflight.waiting_for(event):
@@ -160,6 +164,7 @@ class Dispatcher:
 
     async def _after(self, job: Job, context: TaskContext, error: errors.TryError) -> None:
         effort = job.effort
+        effort.trouble = str(error)
         if error.door_answered:
             self.holding.door_reached()
         if not isinstance(error, errors.NotYet) or isinstance(error, errors.NoRoom):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import functools
 import logging
 import os
 import re
@@ -22,12 +23,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 import orjson
 
-from dcalqr import errors, logtext
+from dcalqr import errors, journal, logtext
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 Fields = MutableMapping[str, Any]
+Render = Callable[[object, str, Fields], bytes]
 
 LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -44,10 +46,11 @@ _SHOWN_ITEMS = 50  # of a list or mapping; the longest of ours are the partition
 _SHOWN_DEPTH = 3
 _TRACEBACK_LINES = 60  # the last ones: where it happened
 _COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
+_TEXTS = (str, bytes)
 _PLAIN = re.compile(r"[^\s\"=]+")
 
 
-def configure(level: str = "info", format: str | None = None, stream: BinaryIO | None = None) -> None:  # noqa: A002 -- the key's name
+def configure(level: str = "info", format: str | Render | None = None, stream: BinaryIO | None = None) -> None:  # noqa: A002 -- the key's name
     """Send every line of the process to `stream`; may be called again.
 
     Parameters
@@ -55,19 +58,23 @@ def configure(level: str = "info", format: str | None = None, stream: BinaryIO |
     level
         debug, info, warning or error. Libraries never say more than info: their debug is not about our work.
     format
-        "json" or "console"; None: console when the stream is a terminal.
+        "json", "console" or what makes a line of its fields; None: console when the stream is a terminal.
     stream
-        Where the lines go; None: standard error.
+        Where the lines go; None: standard error. Where that leads to systemd's journal, the fields go along.
     """
     import structlog
 
     stream = stream or sys.stderr.buffer
     terminal = stream.isatty()
     console = format == "console" or (format is None and terminal)
+    render: Any = format if callable(format) else _render_console(colours=terminal) if console else _render_json
+    lines: Any = _Lines(stream)
+    if journal.leads_there(stream):
+        render, lines = journal.keeping_fields(render), journal.JournalLines(journal.new_socket(), lines)
     structlog.configure(
-        processors=[_threshold, _explain, _clean, _render_console(colours=terminal) if console else _render_json],
+        processors=[_threshold, _explain, _clean, render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
-        logger_factory=structlog.BytesLoggerFactory(cast("BinaryIO", _Unfailing(stream))),
+        logger_factory=lines,
         cache_logger_on_first_use=False,  # loggers made before this call must obey it
     )
     _lead_libraries_here()
@@ -120,7 +127,7 @@ def _clean(_logger: object, method: str, fields: Fields) -> Fields:
     line: Fields = {"time": _now(), "level": method, "event": _safe(fields.pop("event", ""))}
     for name, value in fields.items():
         # A field cannot replace what says when, how bad and what.
-        line[f"{name}_" if name in line else name] = _field(name, value)
+        line[f"{name}_" if name in line else name] = value if _is_harmless(name, value) else _field(name, value)
     if trace:
         line["exception"] = trace
     return line
@@ -144,7 +151,14 @@ def _render_console(*, colours: bool) -> Callable[[object, str, Fields], bytes]:
 
 
 def _now() -> str:
-    return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
+    return f"{_second(seconds)}.{milliseconds:03d}Z"
+
+
+@functools.lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    """The date of many lines: those of one second."""
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _quoted(value: object) -> str:
@@ -155,9 +169,17 @@ def _quoted(value: object) -> str:
 
 
 def _field(name: str, value: object, depth: int = 0) -> object:
-    if isinstance(value, str | bytes) and logtext.is_secret_name(name):
+    if isinstance(value, _TEXTS) and logtext.is_secret_name(name):
         return logtext.HIDDEN
     return _safe(value, depth)
+
+
+def _is_harmless(name: str, value: Any) -> bool:
+    """Whether a field can stand as it is. Nearly all can, and a file costs seven lines: `_field`'s short cut."""
+    kind = type(value)
+    if kind is str:
+        return logtext.is_plain(value) and not logtext.is_secret_name(name)
+    return value is None or kind is float or (kind is int and -(2**63) <= value < 2**63)
 
 
 def _safe(value: object, depth: int = 0) -> object:
@@ -190,23 +212,26 @@ def _traceback(exc_info: object) -> str:
     return "\n".join(logtext.show(line) for line in text.rstrip("\n").split("\n")[-_TRACEBACK_LINES:])
 
 
-class _Unfailing:
-    """A stream whose reader may be gone or full: a line that cannot be written is dropped, its writer goes on."""
+class _Lines:
+    """Where structlog's chain ends. The reader may be gone or full: a line that cannot be written is dropped.
+
+    One for all loggers, as its own factory: structlog would make one for each line of an unbound logger.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 
-    def write(self, line: bytes) -> None:
+    def __call__(self, *_: object) -> _Lines:
+        return self
+
+    def msg(self, line: bytes) -> None:
         try:
-            self._stream.write(line)
+            self._stream.write(line + b"\n")  # whole, whatever other threads write
+            self._stream.flush()
         except (OSError, ValueError):  # ValueError: closed
             return
 
-    def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except (OSError, ValueError):
-            return
+    debug = info = warning = error = critical = msg
 
 
 # --- the libraries --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What systemd is told: READY, STOPPING, STATUS, WATCHDOG, RELOADING. Silent where nobody asked."""
+"""What systemd hears: READY, STOPPING, STATUS, WATCHDOG, RELOADING, how long it lasts. Silent where nobody asked."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ class Notifier:
 
     def stopping(self) -> None:
         self._send("STOPPING=1")
+
+    def needs(self, seconds: float) -> None:
+        """Ask for so long a time to end in, if that is more than the unit's TimeoutStopSec."""
+        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def reloading(self) -> None:
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")

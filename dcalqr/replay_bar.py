@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dcalqr.logtext import show
 
 if TYPE_CHECKING:
-    from dcalqr.replay import Result
+    from dcalqr.replay_run import Progress as Replayed
 
 # Of the reason for a hold; the rest of the line is the bar's.
 HELD_CHARACTERS = 60
@@ -39,13 +39,13 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show(self, result: Result) -> None:
+    def show(self, result: Replayed) -> None:
         """Draw the state of a replay."""
         self._progress.update(
             self._task,
             description=f"held, {escape(show(result.held, HELD_CHARACTERS))}" if result.held else "replayed",
-            total=result.rows - result.done_before,
-            completed=sum(result.settled.values()),
+            total=result.total,
+            completed=result.completed,
         )
 
 

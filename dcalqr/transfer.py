@@ -21,6 +21,7 @@ from dcalqr.local.destination import Destination
 from dcalqr.local.state import State
 from dcalqr.lookout import Lookout
 from dcalqr.model import Outcome, StorageEvent, Version
+from dcalqr.openparts import OpenParts
 from dcalqr.orders import CopyOrder, Deadlines
 from dcalqr.places import Place, Places
 from dcalqr.plugins import TaskContext
@@ -72,8 +73,9 @@ class Transfer:
         instance: str,
     ) -> None:
         self._dcache, self._local = config.dcache, config.local
-        self._door, self._copier, self._destination, self._state = door, copier, destination, state
+        self._door, self._copier, self._destination = door, copier, destination
         self._threads = threads
+        self.parts = OpenParts(state, threads)
         self._places = Places(config.dcache.url, config.dcache.root, config.dcache.folder)
         self._lookout = Lookout(config.dcache, door, self._places)
         self._instance8 = paths.instance8(instance)
@@ -170,7 +172,7 @@ class Transfer:
     def _survey(self, place: Place, size_bytes: int) -> standing.Existing | None:
         """Look at the destination: is it usable, has it room, what stands there. Blocking, one hop to a thread."""
         destination = self._destination
-        destination.check()
+        destination.check_lately()
         size_bytes += sum(running.missing_bytes for running in list(self.running.values()))
         try:
             destination.check_room(size_bytes)
@@ -230,11 +232,13 @@ class Transfer:
         context.say("COPY_INIT", part=order.part_name, path=event.path, order=order.order_id[:8])
         live = Running(event.path, order.part_name, order.size_bytes, time.monotonic())
         self.running[order.order_id] = live
-        self._state.part_opened(order.directory)
         try:
-            landed = await self._copier.copy(order, Watch(live, order, context.say))
+            await self.parts.open(order.directory)
+            try:
+                landed = await self._copier.copy(order, Watch(live, order, context.say))
+            finally:
+                self.parts.close(order.directory)
         finally:
-            self._state.part_closed(order.directory)
             del self.running[order.order_id]
         report_landed(landed, order, context)
         found = self._found(plan.shown, event, context)

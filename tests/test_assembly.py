@@ -17,6 +17,7 @@ from dcalqr.assembly import Reporter, assembled
 from dcalqr.config import load
 from dcalqr.local.failedtask import FailedTask
 from dcalqr.local.state import State
+from dcalqr.metrics.counters import Counters
 from dcalqr.metrics.reports import Reports, TransferReport
 from dcalqr.model import Delivery, Origin, Settled, StorageEvent
 from dcalqr.plugins import TaskContext
@@ -82,7 +83,7 @@ def context(**facts: Any) -> TaskContext:
 async def reported(how: Settled, told: TaskContext | None, error: errors.TryError | None) -> TransferReport:
     sink = Kept()
     reports = Reports([sink], lambda name, error: None)
-    Reporter(reports, "transfer", "one")(delivery(), how, told, error, 1.5)
+    Reporter(reports, Counters(), "transfer", "one")(delivery(), how, told, error, 1.5)
     await reports.aclose()
     [made] = sink.reports
     return made

@@ -13,7 +13,7 @@ import pytest
 
 from dcalqr import errors
 from dcalqr.attempt import StopFlag, copy_once
-from dcalqr.dcache import transport
+from dcalqr.dcache import connections
 from dcalqr.orders import Landed
 from dcalqr.testing import samples
 from dcalqr.testing.door import Door, Fault
@@ -387,12 +387,11 @@ def test_a_digest_in_another_form_is_understood(bench: Bench, form: str) -> None
     "fault",
     [
         {"headers": (("X", "x" * 70_000),)},
-        {"headers": tuple((f"X-{number}", "x") for number in range(200))},
         {"headers": tuple((f"X-{number}", "x" * 60_000) for number in range(20))},
         {"endless_headers": 10_000_000},
         {"informational": 100_000},
     ],
-    ids=["line", "count", "size", "endless", "1xx"],
+    ids=["line", "size", "endless", "1xx"],
 )
 def test_a_header_has_an_end(bench: Bench, where: Any, fault: dict[str, Any]) -> None:
     bench.door.faults.add(Fault(where, **fault))
@@ -406,7 +405,7 @@ def test_a_few_interim_answers_are_passed_over(bench: Bench) -> None:
 
 @pytest.mark.parametrize("where", ["door", "pool"])
 def test_a_header_that_only_trickles_is_cut(bench: Bench, where: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "HEADER_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.3)
     bench.door.faults.add(Fault(where, endless_headers=100))
     bench.refused(bench.order(PATH), errors.ProtocolBroken)
 

@@ -267,3 +267,19 @@ async def test_online_everything_wrong_is_told_at_once(site: Site) -> None:
         site, kafka={"servers": [f"127.0.0.1:{port}"]}, local={"downloadfolder": str(site.folder / "missing")}
     )
     assert len(found.bad) == 3
+
+
+def test_the_first_dcalqrs_rows_are_noticed_before_the_daemon_refuses_them(site: Site) -> None:
+    (site.folder / "failed.csv").write_text("/pnfs/x,404\n")
+    path = site.write_config()
+    for arguments, code, kind in ((["check"], 0, "warning"), (["check", "--online"], 73, "wrong")):
+        done = subprocess.run(
+            [sys.executable, "-m", "dcalqr", *arguments, "--config", str(path)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert f"{kind}: local.failedtasksfile: " in done.stdout
+        assert "the daemon will not start until it is moved away" in done.stdout

@@ -17,7 +17,6 @@ import dcalqr
 from dcalqr.testing.door import Fault
 from tests.support.kafka import KafkaBroker
 from tests.support.ports import free_ports
-from tests.support.process import wait_until
 from tests.support.site import FOLDER, SETTLE_SECONDS, Site
 
 SLOW = {"stallseconds": 50, "timeout": 50}
@@ -70,7 +69,18 @@ def test_an_offline_check_needs_no_network_library(site: Site) -> None:
 
 def test_the_help_names_every_command_and_exit_code() -> None:
     done = dcalqr_command("--help")
-    for word in ("run", "check", "replay", "status", "offsets", "--version", "65 bad data", "78 configuration"):
+    for word in (
+        "run",
+        "check",
+        "replay",
+        "status",
+        "top",
+        "where",
+        "offsets",
+        "--version",
+        "65 bad data",
+        "78 configuration",
+    ):
         assert word in done.stdout
 
 
@@ -95,7 +105,7 @@ def test_wrong_usage_ends_with_2_and_a_word(arguments: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "check", "replay", "status", "offsets"])
+@pytest.mark.parametrize("command", ["run", "check", "replay", "status", "top", "offsets"])
 @pytest.mark.parametrize("content", [None, "[kafka]\ntopik = 1\n"])
 def test_every_command_refuses_a_bad_configuration_in_words(tmp_path: Path, command: str, content: str | None) -> None:
     path = tmp_path / "dcalqr.toml"
@@ -231,8 +241,7 @@ def test_a_drain_does_not_wait_for_who_only_waits(site: Site) -> None:
 def test_a_daemon_without_kafka_waits_for_it_and_ends_at_term(site: Site) -> None:
     [port] = free_ports(1)
     with site.daemon(site.write_config(kafka={"servers": [f"127.0.0.1:{port}"]})) as daemon:
-        daemon.wait_for("START")
-        wait_until(lambda: any("Kafka" in str(line) for line in daemon.lines()), SETTLE_SECONDS, "a word about Kafka")
+        daemon.wait_for("KAFKA_UNAVAILABLE")
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
 
@@ -374,8 +383,7 @@ def test_no_secret_appears_in_any_output(site: Site, kafka_sasl: KafkaBroker) ->
             assert done.returncode != 1, done.stderr
             said.append(done.stdout + done.stderr)
     with site.daemon(config) as daemon:
-        daemon.wait_for("START")
-        wait_until(lambda: any("Kafka" in str(line) for line in daemon.lines()), SETTLE_SECONDS, "a word about Kafka")
+        daemon.wait_for("KAFKA_UNAVAILABLE")
     said.append(daemon.log_path.read_text())
     with site.daemon(site.write_config("good.toml", local={"proxy": str(proxy)})) as daemon:
         site.door.faults.add(Fault("door", redirect="https://u:canary-in-redirect@localhost:1/x?authz=canary-token"))

@@ -263,6 +263,8 @@ BROKEN = [
     ("dcache", "retryseconds = -1", "dcache.retryseconds", "from 0.1 to 300 (seconds)"),
     ("dcache", "retrytimes = true", "dcache.retrytimes", "no numbers"),
     ("dcache", "maxdownloads = 0", "dcache.maxdownloads", "from 1 to 1000"),
+    ("dcache", "workers = -1", "dcache.workers", "from 0 to 64"),
+    ("dcache", "workers = 65", "dcache.workers", "from 0 to 64"),
     ("dcache", "maxdownloads = -1", "dcache.maxdownloads", "from 1 to 1000"),
     ("dcache", "maxdownloads = 100000", "dcache.maxdownloads", "from 1 to 1000"),
     ("dcache", 'maxdownloads = "10"', "dcache.maxdownloads", "write it without quotes"),
@@ -290,10 +292,10 @@ BROKEN = [
     ("daemon", "drainseconds = -1", "daemon.drainseconds", "from 0 to 3600"),
     ("log", 'level = "INFO"', "log.level", 'did you mean "info"?'),
     ("log", 'format = "xml"', "log.format", '"json" or "console"'),
-    ("log", 'file = "/x"', "log.file", "it belongs under [reports]"),
+    ("log", "minfree = 1", "log.minfree", "it belongs under [local]"),
     ("reports", 'file = "reports.jsonl"', "reports.file", "does not begin with /"),
     ("kafkaa", 'topic = "x"', "[kafkaa]", "did you mean [kafka]?"),
-    ("elasticsearch", 'url = "x"', "[elasticsearch]", "sections are kafka, dcache, local"),
+    ("graphite", 'url = "x"', "[graphite]", "sections are kafka, dcache, local"),
 ]
 
 
@@ -347,7 +349,7 @@ def test_all_complaints_come_at_once() -> None:
     said = str(caught.value)
     assert caught.value.facts["count"] == 23
     assert "23 complaints:" in said
-    keys = ["kafka.topic", "kafka.security", "dcache.url", "dcache.retry_seconds", "local.proxy", "[elasticsearch]"]
+    keys = ["kafka.topic", "kafka.security", "dcache.url", "dcache.retry_seconds", "local.proxy", "[graphite]"]
     assert [key for key in keys if f"\n  {key}" not in said] == []
 
 

@@ -209,7 +209,8 @@ def test_two_instances_that_are_forced_to_copy_the_same_never_damage_a_file(site
 
 def test_a_kill_in_mid_body_leaves_a_part_that_the_next_run_sweeps(site: Site) -> None:
     content = samples.content(5_000_000)
-    config = site.write_config(dcache={"stallseconds": 60, "timeout": 60})
+    # Worker processes, which outlive it by a moment, would remove the part themselves.
+    config = site.write_config(dcache={"stallseconds": 60, "timeout": 60, "workers": 0})
     with site.daemon(config) as daemon:
         site.door.faults.add(Fault("pool", stall_after=3_000_000))
         site.upload("run/file.tar", content)

@@ -24,31 +24,37 @@ LAYERS = (
     ("cli",),
     ("demo",),
     ("daemon", "testing"),
-    ("replay", "check", "status", "notify"),  # what the commands and the daemon are made of
+    ("board", "where", "top", "reload"),  # what shows how an instance is
+    ("replay", "check", "status", "notify", "search_setup", "stalls"),  # what the commands and the daemon are made of
     ("sweeping",),
     ("assembly", "intake"),
     ("dispatcher", "transfer"),
-    ("holding", "rows", "runs", "running", "lookout"),  # what the two are made of
+    # what the two and the status are made of
+    ("holding", "rows", "runs", "running", "lookout", "surroundings", "openparts", "openjobs", "rowfiles"),
     ("copiers", "kafka", "local.failures"),
     ("local.appender",),  # what local.failures is made of
     ("attempt",),
     ("",),  # the plug-in author's face, dcalqr/__init__.py
     ("plugins",),
-    ("places",),
+    ("places", "sinks", "asked"),
     ("dcache", "local", "metrics"),
     ("config", "inflight", "holds", "orders", "checksum", "retry", "window", "visibility"),
     ("model",),
     ("log", "cancels"),
     ("exits",),  # of the command line; here because it needs no more
-    ("logtext",),
+    ("logtext", "journal"),
     ("errors",),
 )
 
 PURE = (
-    *("dcache.dates", "dcache.events", "dcache.fields", "dcache.uploads", "kafka.offsets", "local.paths"),
+    *("dcache.dates", "dcache.events", "dcache.fields", "dcache.http1", "dcache.statuses", "dcache.uploads"),
+    *("kafka.offsets", "local.paths"),
     *("inflight", "retry", "holds", "orders", "checksum", "model", "places", "visibility", "window"),
 )
-SMALL = ("attempt", "dcache.fetch", "local.landing", "copiers.child")
+SMALL = (
+    *("attempt", "copiers.child", "local.landing"),
+    *("dcache.channel", "dcache.connections", "dcache.fetch", "dcache.http1", "dcache.secure", "dcache.statuses"),
+)
 CLOCK_CALLS = {"now", "utcnow", "today"}
 
 
@@ -67,7 +73,7 @@ NEVERS = (
     Never(
         PURE, ("asyncio", "time"), "pure modules get the time as an argument, so that tests need no clock and no loop"
     ),
-    Never(SMALL, ("asyncio", "dcalqr.config"), "a worker process must start small"),
+    Never(SMALL, ("asyncio", "dcalqr.config", "httpx"), "a worker process must start small"),
 )
 
 # Modules longer than the house limit, each with the reason why it is still one idea.
@@ -233,7 +239,7 @@ def start_complaints(modules: dict[str, Module]) -> Iterator[str]:
 
 
 def is_heavy(target: str) -> bool:
-    return target in {"asyncio", "dcalqr.config"} or target.startswith("asyncio.")
+    return target in {"asyncio", "dcalqr.config", "httpx"} or target.startswith("asyncio.")
 
 
 def loaded_with(name: str, modules: dict[str, Module]) -> set[str]:

@@ -17,7 +17,7 @@ from dcalqr import errors, rows
 from dcalqr.dcache.events import EventReader
 from dcalqr.dcache.uploads import UploadFilter
 from dcalqr.dispatcher import Dispatcher
-from dcalqr.intake import BROKEN_IN_A_ROW, WATCHED_UPLOADS, Intake
+from dcalqr.intake import BROKEN_IN_A_ROW, SLICE_UPLOADS, WATCHED_UPLOADS, Intake
 from dcalqr.kafka.offsets import OffsetTracker
 from dcalqr.local.failures import UnreadableFile
 from dcalqr.metrics.counters import Counters
@@ -60,11 +60,11 @@ class Desk:
         read = EventReader(ROOT + FOLDER).read
         self.intake = Intake(read, self.filter, self.dispatcher, self.unreadable, self.counters)
 
-    def receive(self, *values: bytes | None) -> None:
+    async def receive(self, *values: bytes | None) -> None:
         first = self.tracker.position
         batch = [Record(first + place, value) for place, value in enumerate(values)]
         self.tracker.track([record.offset for record in batch], first + len(batch))
-        self.intake.receive(batch, self.tracker)
+        await self.intake.receive(batch, self.tracker)
 
     async def finished(self) -> None:
         """Wait until every offset is closed."""
@@ -95,7 +95,7 @@ async def test_what_is_not_ours_is_finished_in_the_same_step_and_counted_by_reas
 ) -> None:
     desk = desk_of()
     rng = random.Random(3)
-    desk.receive(*(samples.noise(rng, ROOT, FOLDER) for _ in range(500)))
+    await desk.receive(*(samples.noise(rng, ROOT, FOLDER) for _ in range(500)))
     assert len(desk.tracker) == 0
     assert desk.tracker.mark() == 500
     assert sum(desk.counters.events.values()) == 500
@@ -103,10 +103,21 @@ async def test_what_is_not_ours_is_finished_in_the_same_step_and_counted_by_reas
     assert desk.counters.matched == 0
 
 
+async def test_what_is_not_ours_leaves_no_line_in_the_log(
+    desk_of: Callable[..., Desk], capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk = desk_of()
+    rng = random.Random(3)
+    await desk.receive(*(samples.noise(rng, ROOT, FOLDER) for _ in range(200)))
+    assert capsys.readouterr() == ("", "")
+    await desk.receive(UPLOAD)
+    assert "UPLOAD" in capsys.readouterr().out
+
+
 async def test_an_upload_is_open_until_its_task_has_ended(desk_of: Callable[..., Desk]) -> None:
     desk = desk_of()
     rng = random.Random(3)
-    desk.receive(UPLOAD, samples.noise(rng, ROOT, FOLDER))
+    await desk.receive(UPLOAD, samples.noise(rng, ROOT, FOLDER))
     assert desk.tracker.mark() == 0
     await desk.finished()
     assert desk.tracker.mark() == 2
@@ -114,9 +125,39 @@ async def test_an_upload_is_open_until_its_task_has_ended(desk_of: Callable[...,
     assert desk.counters.last_event_at is not None
 
 
+async def test_many_uploads_at_once_let_others_work_in_between(desk_of: Callable[..., Desk]) -> None:
+    desk, turns = desk_of(), 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    other = asyncio.create_task(others())
+    await desk.receive(
+        *[samples.upload(f"{ROOT}{FOLDER}/{number}", 10, "A" * 36) for number in range(8 * SLICE_UPLOADS)]
+    )
+    assert turns >= 7
+    other.cancel()
+    await desk.finished()
+
+
+async def test_what_was_not_judged_when_the_work_ended_stays_open(desk_of: Callable[..., Desk]) -> None:
+    desk = desk_of()
+    rng = random.Random(3)
+    noise = [samples.noise(rng, ROOT, FOLDER) for _ in range(100)]
+    receiving = asyncio.create_task(desk.receive(*noise, *[UPLOAD] * 4 * SLICE_UPLOADS, *noise))
+    await asyncio.sleep(0)
+    receiving.cancel()
+    await asyncio.wait({receiving})
+    assert 0 < desk.counters.matched < SLICE_UPLOADS
+    assert desk.tracker.mark() == 0
+
+
 async def test_a_hint_is_finished_at_once(desk_of: Callable[..., Desk]) -> None:
     desk = desk_of()
-    desk.receive(samples.remove(f"{ROOT}{FOLDER}/file", 10, "A" * 36))
+    await desk.receive(samples.remove(f"{ROOT}{FOLDER}/file", 10, "A" * 36))
     assert len(desk.tracker) == 0
     assert desk.counters.events["look_now", ""] == 1
 
@@ -137,7 +178,7 @@ async def test_an_unreadable_record_is_kept_durably_before_its_offset_is_finishe
         durable.append(desk.tracker.mark())
 
     monkeypatch.setattr(desk.unreadable, "append", watched)
-    desk.receive(value)
+    await desk.receive(value)
     assert desk.tracker.mark() == 0
     assert desk.intake.appending == 1
     await desk.finished()
@@ -165,7 +206,7 @@ async def test_an_unreadable_record_that_cannot_be_kept_stays_open(
         await append(**record)
 
     monkeypatch.setattr(desk.unreadable, "append", full)
-    desk.receive(BAD)
+    await desk.receive(BAD)
     await desk.finished()
     assert len(refused) == 4
 
@@ -173,7 +214,7 @@ async def test_an_unreadable_record_that_cannot_be_kept_stays_open(
 async def test_an_unreadable_record_stops_no_other(desk_of: Callable[..., Desk]) -> None:
     desk = desk_of()
     await desk.unreadable.open()
-    desk.receive(BAD, UPLOAD, BAD)
+    await desk.receive(BAD, UPLOAD, BAD)
     await desk.finished()
     assert len(desk.kept()) == 2
     assert len(desk.task.tries) == 1
@@ -183,9 +224,9 @@ async def test_more_than_half_of_the_last_thousand_unreadable_is_fatal(desk_of: 
     desk = desk_of()
     await desk.unreadable.open()
     half = WATCHED_UPLOADS // 2
-    desk.receive(*[UPLOAD, BAD] * half)
+    await desk.receive(*[UPLOAD, BAD] * half)
     with pytest.raises(errors.FatalError, match="message format"):
-        desk.receive(BAD, BAD)
+        await desk.receive(BAD, BAD)
     await until(lambda: not desk.intake.appending, "the appends")
     assert len(desk.kept()) <= half + 1
     assert desk.tracker.mark() < WATCHED_UPLOADS + 2
@@ -196,8 +237,8 @@ async def test_the_bad_ones_are_forgotten_with_the_window(desk_of: Callable[...,
     await desk.unreadable.open()
     half = WATCHED_UPLOADS // 2
     for _ in range(3):
-        desk.receive(*[BAD] * (half - 1))
-        desk.receive(*[UPLOAD] * (half + 1))
+        await desk.receive(*[BAD] * (half - 1))
+        await desk.receive(*[UPLOAD] * (half + 1))
     await desk.finished()
     assert desk.counters.unreadable == 3 * (half - 1)
 
@@ -211,7 +252,7 @@ def broken(_: StorageEvent) -> Verdict:
 
 async def test_a_filter_that_raises_costs_a_row_for_each_record(desk_of: Callable[..., Desk]) -> None:
     desk = desk_of(broken)
-    desk.receive(*[UPLOAD] * (BROKEN_IN_A_ROW - 1))
+    await desk.receive(*[UPLOAD] * (BROKEN_IN_A_ROW - 1))
     assert len(desk.tracker) == BROKEN_IN_A_ROW - 1
     await desk.finished()
     assert [(row.offset, row.error_class) for row in desk.rows.rows] == [
@@ -226,7 +267,7 @@ async def test_a_filter_that_raises_costs_a_row_for_each_record(desk_of: Callabl
 async def test_a_filter_that_raises_ten_times_in_a_row_is_fatal(desk_of: Callable[..., Desk]) -> None:
     desk = desk_of(broken)
     with pytest.raises(errors.FatalError, match="in a row: what"):
-        desk.receive(*[UPLOAD] * BROKEN_IN_A_ROW)
+        await desk.receive(*[UPLOAD] * BROKEN_IN_A_ROW)
 
 
 async def test_a_filter_that_raises_now_and_then_is_not_fatal(desk_of: Callable[..., Desk]) -> None:
@@ -237,7 +278,7 @@ async def test_a_filter_that_raises_now_and_then_is_not_fatal(desk_of: Callable[
         return MATCH if len(seen) % BROKEN_IN_A_ROW == 0 else broken(event)
 
     desk = desk_of(shaky)
-    desk.receive(*[UPLOAD] * 2 * BROKEN_IN_A_ROW)
+    await desk.receive(*[UPLOAD] * 2 * BROKEN_IN_A_ROW)
     await desk.finished()
     assert len(desk.rows.rows) == 2 * (BROKEN_IN_A_ROW - 1)
 
@@ -248,7 +289,7 @@ async def test_a_row_of_a_broken_filter_is_durable_before_its_offset_is_finished
     monkeypatch.setattr(rows, "ROW_RETRY_SECONDS", 0.01)
     desk = desk_of(broken)
     desk.rows.full = True
-    desk.receive(UPLOAD)
+    await desk.receive(UPLOAD)
     await until(lambda: desk.rows.refused >= 3, "refusals")
     assert desk.tracker.mark() == 0
     desk.rows.full = False
@@ -258,7 +299,7 @@ async def test_a_row_of_a_broken_filter_is_durable_before_its_offset_is_finished
 @pytest.mark.parametrize(("verdict", "matched"), [(True, 1), (False, 0), (Skip("mine"), 0), (MATCH, 1)])
 async def test_a_filter_may_answer_yes_or_no(desk_of: Callable[..., Desk], verdict: object, matched: int) -> None:
     desk = desk_of(lambda _: verdict)
-    desk.receive(UPLOAD)
+    await desk.receive(UPLOAD)
     await desk.finished()
     assert desk.counters.matched == matched == len(desk.task.tries)
 
@@ -266,7 +307,7 @@ async def test_a_filter_may_answer_yes_or_no(desk_of: Callable[..., Desk], verdi
 @pytest.mark.parametrize("verdict", [None, "yes", 1])
 async def test_a_verdict_that_is_none_leaves_no_offset_open(desk_of: Callable[..., Desk], verdict: object) -> None:
     desk = desk_of(lambda _: verdict)
-    desk.receive(UPLOAD)
+    await desk.receive(UPLOAD)
     await desk.finished()
     assert len(desk.rows.rows) == 1
     assert not desk.task.tries
@@ -282,7 +323,7 @@ async def test_a_drain_leaves_open_what_is_not_durable(
         await never.wait()
 
     monkeypatch.setattr(desk.unreadable, "append", hanging)
-    desk.receive(BAD)
+    await desk.receive(BAD)
     await asyncio.sleep(0)
     await desk.intake.drain(0.01)
     await until(lambda: not desk.intake.appending, "the end of the append")

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dcalqr import errors, log, logtext
 
@@ -307,3 +309,16 @@ def test_a_log_that_cannot_be_written_never_stops_the_work() -> None:
 def test_importing_the_module_does_not_import_structlog() -> None:
     program = "import sys, dcalqr.log; sys.exit('structlog' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False, cwd=Path(__file__).parents[1]).returncode == 0
+
+
+@given(st.text(st.sampled_from("aZ0/.-_ =@:%3DdB\x00\n\u202eé?&;authzbearer"), max_size=40))
+def test_a_plain_text_is_shown_as_the_patterns_would_show_it(text: str) -> None:
+    """Most texts never meet the patterns, because they cannot match."""
+    assert logtext.show(text) == logtext.escape(logtext.redact(text))
+
+
+@pytest.mark.parametrize(
+    "secret", ["authz=canary", "AUTHZ%3dcanary", "Bearer canary", "https://canary@host/", PEM.replace("\n", " ")]
+)
+def test_no_secret_passes_for_a_plain_text(secret: str) -> None:
+    assert "canary" not in logtext.show(secret)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -10,9 +11,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dcalqr.config import load
+from dcalqr.daemon import Daemon
+from dcalqr.kafka.consumer import Consumer
+from dcalqr.kafka.membership import SILENCE_SECONDS
 from dcalqr.notify import Notifier
 from dcalqr.testing.door import Fault
 from tests.support.process import wait_until
@@ -128,6 +134,40 @@ def test_the_watchdog_is_fed_while_a_copy_drains(site: Site, manager: Manager) -
         site.door.calm()
         assert daemon.wait() == 0
     assert site.landed("x") == b"a" * 5000
+
+
+async def test_the_watchdog_is_not_fed_for_a_consumer_that_stands_still(
+    site: Site, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
+    monkeypatch.setenv("WATCHDOG_USEC", "40000")
+    path = site.write_config()
+    config = load(path)
+    daemon = Daemon(config, path)
+    unused: Any = None  # it is not run
+    consumer = Consumer(config.kafka, unused, unused)
+    consumer.turned_at -= 2 * SILENCE_SECONDS
+    feeding = asyncio.create_task(daemon._feed_watchdog(consumer))
+    try:
+        for _ in range(10):
+            await asyncio.sleep(0.01)
+        assert not manager.listen()
+        consumer.turned_at = time.monotonic()
+        async with asyncio.timeout(SETTLE_SECONDS):
+            while not manager.listen():  # noqa: ASYNC110 - it comes from a socket
+                await asyncio.sleep(0.01)
+        assert set(manager.heard) == {"WATCHDOG=1"}
+    finally:
+        feeding.cancel()
+        await asyncio.wait({feeding})
+
+
+def test_the_daemon_asks_for_the_time_that_its_drain_may_take(site: Site, manager: Manager) -> None:
+    with site.daemon(site.write_config(daemon={"drainseconds": 500}), NOTIFY_SOCKET=manager.address) as daemon:
+        manager.wait_for(lambda heard: heard == "READY=1", "READY")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+    assert manager.place("STOPPING=1") < manager.place("EXTEND_TIMEOUT_USEC=545000000")
 
 
 def test_a_daemon_that_cannot_start_is_never_ready(site: Site, manager: Manager) -> None:

@@ -116,6 +116,10 @@ def fill(folder: Path) -> Path:
     raise AssertionError("a file system without an end")
 
 
+# Where a test puts something in the place of what attempts do.
+IN_THIS_PROCESS = {"workers": 0}
+
+
 def strip(path: Path) -> None:
     """Take the attributes away, as tar and cp do."""
     for name in os.listxattr(path):
@@ -136,7 +140,7 @@ async def test_an_orphan_never_puts_the_old_version_over_the_new_one(
     final.parent.mkdir()
     if planned_on:
         final.write_bytes(planned_on)
-    async with rig.running(dcache={"stallseconds": 60, "timeout": 60}):
+    async with rig.running(dcache={"stallseconds": 60, "timeout": 60, **IN_THIS_PROCESS}):
         rig.door.faults.add(Fault("pool", stall_after=150_000))
         first, delivery = rig.upload(NAME, NEW)
         await until(rig.parts, "the orphan's body")
@@ -337,7 +341,7 @@ async def test_a_length_that_differs_costs_no_body(rig: Rig, monkeypatch: pytest
     monkeypatch.setattr(landing.Part, "create", counted)
     old = rig.put(NAME, b"short")
     new = rig.put(NAME, NEW)
-    async with rig.running():
+    async with rig.running(dcache=IN_THIS_PROCESS):
         assert await rig.ends(rig.deliver(old)) == ["replaced"]
         assert rig.landed(NAME) == NEW
         assert made == [len(NEW)]

@@ -57,6 +57,10 @@ def write(folder: Path, found: Any) -> str:
     return str(folder)
 
 
+# Parameters are made when the tests are collected, which may be half an hour before.
+JUST_NOW = time.time() + 86400
+
+
 # --- pieces -------------------------------------------------------------------------------------------------------
 
 
@@ -78,6 +82,11 @@ def test_a_fresh_status_without_complaints_is_well(tmp_path: Path) -> None:
         ({"credential_expires_at": None}, "no usable credential"),
         ({"unwritten": 2}, "2 rows or unreadable records cannot be written"),
         ({"stuck_threads": 2}, "2 threads do not answer"),
+        (
+            {"surroundings": {"room": {"trouble": "/data is not mounted", "seen_at": JUST_NOW}}},
+            "/data is not mounted",
+        ),
+        ({"surroundings": {"room": {"free_bytes": 1, "seen_at": time.time() - 300}}}, "the download folder's file"),
     ],
 )
 def test_what_is_not_well_is_said_first(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
@@ -141,7 +150,8 @@ def test_the_running_instance_is_well(site: Site) -> None:
         raw = json.loads(run_status(config, "--json").stdout)
         assert raw["settled"] == {"landed": 1}
         assert raw["landed_bytes"] == 3
-        assert raw["kafka"]["marks"] == {str(number): site.kafka.end_offsets(site.topic)[number] for number in range(4)}
+        marks = {int(number): each["mark"] for number, each in raw["kafka"]["partitions"].items()}
+        assert marks == site.kafka.end_offsets(site.topic)
         daemon.process.kill()
         daemon.process.wait()
     state = site.folder / "failed.state" / "status.json"

@@ -113,6 +113,18 @@ def test_xrootd_serves_a_proxy_with_the_checksum(xrootd: XrootdServer, pki: Pki)
     assert answer.headers["Digest"] == "adler32=11e60398"
 
 
+def test_xrootd_computes_no_sum_that_was_kept_when_the_file_was_put(xrootd: XrootdServer, pki: Pki) -> None:
+    url = xrootd.put("in/kept.fits", b"Wikipedia")
+    file = xrootd.files / "in/kept.fits"
+    before = file.stat()
+    with file.open("r+b") as stream:
+        stream.write(b"Wikimedia")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # so the sum still counts as fresh
+    with tls_client(pki, pki.proxy) as client:
+        answer = client.get(url, headers={"Want-Digest": "adler32"})
+    assert (answer.content, answer.headers["Digest"]) == (b"Wikimedia", "adler32=11e60398")
+
+
 def test_xrootd_refuses_who_has_no_proxy_or_a_foreign_one(xrootd: XrootdServer, pki: Pki) -> None:
     url = xrootd.put("in/b.fits", b"private")
     with tls_client(pki, None) as client:

@@ -9,6 +9,9 @@ from typing import Protocol
 
 from dcalqr.orders import CopyOrder, Landed
 
+# A stopped attempt answers as soon as its socket is shut down; only a hung disk takes longer, and it may take for ever.
+ANSWER_SECONDS = 5.0
+
 
 class Watcher(Protocol):
     """Is told where a running order is, on the event loop."""

@@ -10,64 +10,11 @@ from collections.abc import Callable
 
 from dcalqr import errors
 from dcalqr.attempt import StopFlag, copy_once
-from dcalqr.copiers.contract import Slots, Watcher
-from dcalqr.dcache.fetch import Doors
+from dcalqr.copiers.clients import Clients
+from dcalqr.copiers.contract import ANSWER_SECONDS, Slots, Watcher
 from dcalqr.dcache.tls import Trust
 from dcalqr.local.oserrors import translated
 from dcalqr.orders import CopyOrder, Landed
-
-# A stopped attempt answers as soon as its socket is shut down; only a hung disk takes longer, and it may take for ever.
-ANSWER_SECONDS = 5.0
-
-
-class _Clients:
-    """The Doors of the present generation, and of older ones while an attempt still uses them."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._doors: Doors | None = None
-        self._users: dict[int, int] = {}
-
-    def borrow(self, trust: Trust) -> Doors:
-        """Lend the Doors of a generation, or of a newer one if another order has brought it already.
-
-        Raises
-        ------
-        CredentialRefused
-            It cannot be loaded, and there is no older one to keep.
-        """
-        with self._lock:
-            if self._doors is None or self._doors.trust.generation < trust.generation:
-                self._renew(trust)
-            assert self._doors is not None
-            self._users[id(self._doors)] = self._users.get(id(self._doors), 0) + 1
-            return self._doors
-
-    def _renew(self, trust: Trust) -> None:
-        try:
-            fresh = Doors(trust)
-        except errors.CredentialRefused:
-            if self._doors is None:
-                raise
-            return
-        old, self._doors = self._doors, fresh
-        self._close_unused(old)
-
-    def give_back(self, doors: Doors) -> None:
-        with self._lock:
-            self._users[id(doors)] -= 1
-            if doors is not self._doors:
-                self._close_unused(doors)
-
-    def _close_unused(self, doors: Doors | None) -> None:
-        if doors is not None and not self._users.get(id(doors)):
-            self._users.pop(id(doors), None)
-            doors.close()
-
-    def close(self) -> None:
-        with self._lock:
-            self._close_unused(self._doors)
-            self._doors = None
 
 
 class _Relay:
@@ -106,7 +53,7 @@ class InlineCopier:
         self.stuck = 0
         self._trust = trust
         self._root_fd = root_fd
-        self._clients = _Clients()
+        self._clients = Clients()
         self._running: dict[str, tuple[StopFlag, asyncio.Future[Landed]]] = {}
         self._closing = False
 

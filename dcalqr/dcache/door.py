@@ -17,7 +17,8 @@ import httpx
 
 from dcalqr import checksum, errors
 from dcalqr.dcache import tls
-from dcalqr.dcache.fetch import Origin, door_refusal, length_of, retry_after_seconds
+from dcalqr.dcache.http1 import Origin, length_of
+from dcalqr.dcache.statuses import door_refusal, server_error
 
 # Doors since 11.2 allow one client about 250 requests a second, and the GETs need their share.
 HEADS_PER_SECOND = 100.0
@@ -87,7 +88,7 @@ class Door:
             raise door_refusal(status, host)
         if status < 400:
             raise errors.ProtocolBroken(host=host, why=f"HTTP {status} to HEAD", http_status=status)
-        raise errors.ServerError(host=host, http_status=status, retry_after_seconds=retry_after_seconds(response))
+        raise server_error(status, host, response.headers.get("retry-after", ""))
 
     async def _send(self, url: str) -> httpx.Response:
         await self._pace()
@@ -96,7 +97,7 @@ class Door:
         try:
             async with self._lent() as client:
                 return await client.http.request(
-                    "HEAD", f"https://{_netloc(self._origin)}/", extensions={"target": f"/{target}".encode("ascii")}
+                    "HEAD", f"https://{self._origin.netloc}/", extensions={"target": f"/{target}".encode("ascii")}
                 )
         except httpx.PoolTimeout as error:
             raise errors.DoorTimeout(seconds=HEAD_SECONDS) from error
@@ -182,11 +183,6 @@ class Door:
 def _stock_transport(context: ssl.SSLContext) -> httpx.AsyncBaseTransport:
     limits = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS, keepalive_expiry=20.0)
     return httpx.AsyncHTTPTransport(verify=context, limits=limits, trust_env=False)
-
-
-def _netloc(origin: Origin) -> str:
-    host = f"[{origin.host}]" if ":" in origin.host else origin.host
-    return f"{host}:{origin.port}"
 
 
 def _tls_cause(error: BaseException) -> ssl.SSLError | None:

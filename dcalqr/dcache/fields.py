@@ -119,6 +119,8 @@ def check_path(path: str) -> None:
 
 
 def _check_characters(text: str) -> None:
+    if text.isascii() and text.isprintable():
+        return  # nearly all of them
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -19,10 +19,35 @@ from dcalqr.errors import CredentialRefused, DcalqrError
 
 # A revoked certificate is refused at the latest after this long, even where the CRL's time stamp did not change.
 CONTEXT_LIFE_SECONDS = 3600.0
-# X509_V_ERR_UNABLE_TO_GET_CRL, CRL_NOT_YET_VALID and CRL_HAS_EXPIRED of OpenSSL's x509_vfy.h, and how
-# `crl_complaints` words what it finds then; OpenSSL does not say which CA it was about.
+# Of OpenSSL's x509_vfy.h: the verify errors that a grid meets, in OpenSSL's own words. pyOpenSSL gives
+# the numbers only.
+_VERIFY_WORDS = {
+    3: "unable to get certificate CRL",
+    7: "certificate signature failure",
+    8: "CRL signature failure",
+    9: "certificate is not yet valid",
+    10: "certificate has expired",
+    11: "CRL is not yet valid",
+    12: "CRL has expired",
+    18: "self-signed certificate",
+    19: "self-signed certificate in certificate chain",
+    20: "unable to get local issuer certificate",
+    21: "unable to verify the first certificate",
+    23: "certificate revoked",
+    26: "unsuitable certificate purpose",
+    33: "unable to get CRL issuer certificate",
+    34: "unhandled critical extension",
+    40: "proxy certificates not allowed, please set the appropriate flag",
+    47: "permitted subtree violation",
+    66: "EE certificate key too weak",
+    67: "CA certificate key too weak",
+    68: "CA signature digest algorithm too weak",
+    79: "invalid CA certificate",
+}
+# How `crl_complaints` words what is behind some of these; OpenSSL does not say which CA it was about.
 _CRL_ERRORS = {3: ("missing", "unreadable"), 11: ("not valid before",), 12: ("expired",)}
 _MOST_NAMED_FILES = 3
+NOT_ACCEPTED = "its certificate is not accepted: "
 
 
 class Trust(msgspec.Struct, frozen=True):
@@ -81,11 +106,16 @@ def pools_context(trust: Trust) -> ssl.SSLContext:
 def handshake_trouble(error: ssl.SSLError, capath: str) -> str:
     """Say in words why a handshake failed; for a missing or expired CRL name the CA's hash and file."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        words = f"its certificate is not accepted: {error.verify_message}"
-        if error.verify_code in _CRL_ERRORS:
-            words += f" ({', '.join(_crl_suspects(capath, error.verify_code)) or 'by the CRLs in ' + capath})"
-        return words
+        return NOT_ACCEPTED + verify_words(error.verify_code, capath, error.verify_message)
     return getattr(error, "reason", None) or str(error) or type(error).__name__
+
+
+def verify_words(code: int, capath: str, message: str = "") -> str:
+    """Say in words what OpenSSL's verify error means; `message` is what it says itself, if the library tells."""
+    words = message or _VERIFY_WORDS.get(code) or f"OpenSSL's verify error {code}"
+    if code in _CRL_ERRORS:
+        words += f" ({', '.join(_crl_suspects(capath, code)) or 'by the CRLs in ' + capath})"
+    return words
 
 
 def _crl_suspects(capath: str, verify_code: int) -> list[str]:
@@ -100,8 +130,13 @@ def _crl_suspects(capath: str, verify_code: int) -> list[str]:
 
 def blames_us(error: ssl.SSLError) -> bool:
     """Whether the peer's alert is about our certificate, and not about the connection."""
-    reason = (getattr(error, "reason", None) or "").upper()  # ssl's own Python code raises some without
-    return "ALERT" in reason and any(word in reason for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED"))
+    return is_about_us(getattr(error, "reason", None) or "")  # ssl's own Python code raises some without
+
+
+def is_about_us(reason: str) -> bool:
+    """Whether a TLS library's words are the peer's alert about our certificate."""
+    words = reason.upper().replace(" ", "_")
+    return "ALERT" in words and any(word in words for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED"))
 
 
 def crl_complaints(capath: str) -> list[str]:

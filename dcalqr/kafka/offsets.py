@@ -6,7 +6,34 @@ leave gaps: the mark would lag for ever, or point where no record is).
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from itertools import pairwise
+from operator import lt
+from typing import NamedTuple
+
+
+class Progress(NamedTuple):
+    """How far one partition has come, all but the count `open` are offsets.
+
+    `mark` is what would be committed now, `committed` what was in this assignment, `position` what is read next,
+    `end` what is written next; None: not known yet.
+    """
+
+    mark: int
+    position: int
+    open: int
+    committed: int | None
+    end: int | None
+
+    @property
+    def lag(self) -> int | None:
+        """Records behind the mark (count)."""
+        return None if self.end is None else max(0, self.end - self.mark)
+
+    @property
+    def unread(self) -> int | None:
+        """Records that were not even read (count)."""
+        return None if self.end is None else max(0, self.end - self.position)
 
 
 class OffsetTracker:
@@ -48,15 +75,11 @@ class OffsetTracker:
         ValueError
             The batch does not continue where the last one ended; nothing was tracked.
         """
-        ordered = list(offsets)
-        below = self.position - 1
-        for offset in ordered:
-            if offset <= below:
-                raise ValueError(f"offset {offset} of {self.topic}:{self.partition} comes after {below}")
-            below = offset
-        if position <= below:
-            raise ValueError(f"position {position} of {self.topic}:{self.partition} is not beyond offset {below}")
-        self._open.update(dict.fromkeys(ordered))
+        ordered = [self.position - 1, *offsets, position]
+        if not all(map(lt, ordered, ordered[1:])):
+            before, after = next(pair for pair in pairwise(ordered) if pair[0] >= pair[1])
+            raise ValueError(f"offset {after} of {self.topic}:{self.partition} does not come after {before}")
+        self._open.update(dict.fromkeys(offsets))
         self.position = position
 
     def close(self, offset: int) -> None:
@@ -69,9 +92,19 @@ class OffsetTracker:
         """
         del self._open[offset]
 
+    def close_all(self, offsets: Iterable[int]) -> None:
+        """Finish many offsets; raises as `close` does, those before the culprit are finished then."""
+        still_open = self._open
+        for offset in offsets:
+            del still_open[offset]
+
     def mark(self) -> int:
         """Return the offset to commit: where a successor has to start reading."""
         return next(iter(self._open), self.position)
+
+    def progress(self, committed: int | None, end: int | None) -> Progress:
+        """Return how far this is, with what only Kafka's client knows."""
+        return Progress(self.mark(), self.position, len(self._open), committed, end)
 
     def __len__(self) -> int:
         """Count the open offsets."""

@@ -9,13 +9,25 @@ import contextlib
 import os
 import re
 import threading
+import time
+from typing import NamedTuple
 
 from dcalqr import errors
 from dcalqr.local.landing import open_root
 from dcalqr.local.oserrors import translating
 from dcalqr.local.state import State
 
+# Looking for the mount costs as much processor time as the rest of a plan.
+PRESENT_SECONDS = 0.25
 _MOUNTINFO = "/proc/self/mountinfo"  # unlike st_dev it shows bind mounts, and reading it never hangs
+
+
+class Room(NamedTuple):
+    """Of the download folder's file system: what may still be written, how large it is, what stays free (bytes)."""
+
+    free_bytes: int
+    size_bytes: int
+    least_bytes: int
 
 
 class Destination:
@@ -40,17 +52,9 @@ class Destination:
         self._state = state
         self._resolved: str | None = None
         self._root_fd: int | None = None
+        self._root_generation = 0
+        self._present_at = float("-inf")  # when the folder was found well last, in monotonic seconds
         self._finding = threading.Lock()  # never held while a hung mount may block
-
-    def open(self) -> None:
-        """Check, wanting no space for a file.
-
-        Raises
-        ------
-        NoSpace, MountMissing, TransientError
-            As `check`; the folder may be opened later by another `check`.
-        """
-        self.check()
 
     def close(self) -> None:
         """Close the descriptor; no attempt may use it any more."""
@@ -72,17 +76,24 @@ class Destination:
         return self._root_fd
 
     @property
-    def identity(self) -> tuple[int, int]:
-        """Device and inode behind `root_fd`: who holds a descriptor of his own opens it again when these change."""
-        with translating("fstat"):
-            found = os.fstat(self.root_fd)
-        return found.st_dev, found.st_ino
+    def root_generation(self) -> int:
+        """Counts the folders that `root_fd` has stood for: who has a descriptor of his own renews it by this.
+
+        Asked without touching the folder, which may hang.
+        """
+        return self._root_generation
 
     @property
     def free_bytes(self) -> int:
         """What an ordinary user may still write; quotas do not show."""
+        return self.room().free_bytes
+
+    def room(self) -> Room:
+        """Return what is free and what has to stay so; raises as `check`."""
         found = self._file_system()
-        return found.f_bavail * found.f_frsize
+        size_bytes = found.f_blocks * found.f_frsize
+        least_bytes = int(size_bytes * self._minfree_percent / 100)
+        return Room(found.f_bavail * found.f_frsize, size_bytes, least_bytes)
 
     def _file_system(self) -> os.statvfs_result:
         with translating("fstatvfs"):
@@ -103,13 +114,25 @@ class Destination:
         self.check_presence()
         self.check_room(size_bytes)
 
+    def check_lately(self) -> None:
+        """As `check`, but for a folder that was found well just now only its room is looked at.
+
+        For plans, of which a thousand a second may be made. What they find is old anyway when the file is written, and
+        a file system that is unmounted meanwhile still is what `root_fd` stands for.
+        """
+        if time.monotonic() - self._present_at > PRESENT_SECONDS:
+            self.check_presence()
+        self.check_room(0)
+
     def check_presence(self) -> None:
         """Make sure that the folder is there and may be written, whatever room it has; raises as `check`."""
+        self._present_at = float("-inf")
         path = self._resolved or os.path.realpath(self.folder)
         self._check_mount(path)
         self._follow(path)
         self._resolved = path
         self._check_writable()
+        self._present_at = time.monotonic()
 
     def _check_mount(self, path: str) -> None:
         with contextlib.suppress(OSError):
@@ -135,12 +158,14 @@ class Destination:
         with self._finding:  # two first checks at once: the second one compares
             if self._root_fd is None:
                 self._root_fd = fresh
+                self._root_generation += 1
                 return
         try:
             with translating("open"):
                 if not _same(os.fstat(fresh), self._root_fd):
                     # dup2 exchanges at one stroke: closing it would let a running attempt meet a stranger's descriptor.
                     os.dup2(fresh, self._root_fd, inheritable=False)
+                    self._root_generation += 1  # after it: who has seen the new number gets the new folder
         finally:
             os.close(fresh)
 
@@ -155,10 +180,9 @@ class Destination:
         found = self._file_system()
         if found.f_files and not found.f_favail:
             raise errors.NoSpace(why="no inode is free")
-        least = found.f_blocks * found.f_frsize * self._minfree_percent / 100
-        free = found.f_bavail * found.f_frsize
+        free, _, least = self.room()
         if free - size_bytes < least:
-            raise errors.NoSpace(why=f"{free} bytes free, {size_bytes} wanted, {least:.0f} to be kept")
+            raise errors.NoSpace(why=f"{free} bytes free, {size_bytes} wanted, {least} to be kept")
 
 
 def _same(found: os.stat_result, fd: int) -> bool:
@@ -168,16 +192,41 @@ def _same(found: os.stat_result, fd: int) -> bool:
         return False  # its mount went stale
 
 
+class _Mount(NamedTuple):
+    """One line of mountinfo: where (`point`) which folder (`root`) of which device can be seen."""
+
+    number: str
+    parent: str
+    device: str
+    root: str
+    point: str
+
+    @classmethod
+    def read(cls, line: str) -> _Mount:
+        fields = line.split(" ", 5)[:5]
+        if "\\" in line:  # blanks, tabs, newlines and backslashes stand as octal numbers
+            fields = [re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field) for field in fields]
+        return cls(*fields)
+
+    def shows_the_same(self, parent: _Mount) -> bool:
+        """Whether without it the very same folder would be seen: systemd's ReadWritePaths= makes such mounts."""
+        if self.device != parent.device:
+            return False
+        inside = os.path.relpath(self.point, parent.point)
+        return self.root == os.path.normpath(os.path.join(parent.root, inside))
+
+
 def mount_point(path: str) -> str:
     """The mount point that a resolved absolute path lies on; automounters that wait do not count."""
     with translating("mountinfo"), open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as file:
-        points = [_point(line) for line in file if " - autofs " not in line]
+        mounts = [_Mount.read(line) for line in file if " - autofs " not in line]
+    numbered = {mount.number: mount for mount in mounts}
+    points = [
+        mount.point
+        for mount in mounts
+        if mount.parent not in numbered or not mount.shows_the_same(numbered[mount.parent])
+    ]
     return max((point for point in points if _is_below(path, point)), key=len, default="/")
-
-
-def _point(line: str) -> str:
-    # Blanks, tabs, newlines and backslashes stand as octal numbers.
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), line.split(" ")[4])
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -16,8 +16,14 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from dcalqr import errors
-from dcalqr.local.appender import Appender, last_newline
+from dcalqr.local.appender import Appender, Touched
 from dcalqr.local.failedtask import HEADER, FailedTask, decode_row, encode_row, percent_encode, utc
+from dcalqr.local.lines import last_newline
+
+NOT_OURS = (
+    "line 1 is not the header of a failed-tasks file of this dcalqr. If the first dcalqr wrote it: move it away, its "
+    "rows cannot be read here, but `dcalqr replay --from-topic T1 T2` runs the uploads between two times again"
+)
 
 
 class FailedTasksFile:
@@ -57,6 +63,10 @@ class FailedTasksFile:
         """
         await self._appender.append(encode_row(row))
 
+    async def look(self) -> list[Touched]:
+        """Let a compaction have the file, mend what others did to it, and tell what; raises as `append`."""
+        return await self._appender.look()
+
     async def close(self) -> None:
         """Wait for appends under way, close and unlock; may be called again."""
         await self._appender.close()
@@ -82,6 +92,10 @@ class UnreadableFile:
         # In a thread: a record may have megabytes.
         line["record"] = (await loop.run_in_executor(self._executor, percent_encode, record)).decode("ascii")
         await self._appender.append(msgspec.json.encode(line) + b"\n")
+
+    async def look(self) -> list[Touched]:
+        """As `FailedTasksFile.look`."""
+        return await self._appender.look()
 
     async def close(self) -> None:
         """As `FailedTasksFile.close`."""
@@ -117,6 +131,12 @@ class DoneFile:
         await self._appender.append(percent_encode(row_id.encode("utf-8", "surrogatepass")) + b"\n")
         self.done.add(row_id)
 
+    async def clear(self) -> None:
+        """Forget all ids: a compaction has taken their rows out of the file. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._executor, _cut, self.path, len(self._HEADER))
+        self.done.clear()
+
     async def close(self) -> None:
         """As `FailedTasksFile.close`."""
         await self._appender.close()
@@ -125,6 +145,12 @@ class DoneFile:
 def _content(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
+
+
+def _cut(path: str, length: int) -> None:
+    with open(path, "r+b") as file:
+        os.ftruncate(file.fileno(), length)
+        os.fsync(file.fileno())
 
 
 def complete_length(path: str) -> int:
@@ -147,7 +173,7 @@ def read_rows(path: str, length: int) -> Iterator[FailedTask]:
             line = file.readline(length - file.tell())
             number += 1
             if number == 1 and line != HEADER:
-                raise errors.BadData(path=path, why="line 1 is not the header of a failed-tasks file of this dcalqr")
+                raise errors.BadData(path=path, why=NOT_OURS)
             if number > 1:
                 yield _row(path, number, line)
 

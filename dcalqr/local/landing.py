@@ -147,6 +147,7 @@ class Part:
         assert self._directory_fd is not None
         with border(self._root_fd, "publish"):
             publish.rename(self._directory_fd, self._order)
+        self._created = False  # it bears its final name now
         with border(self._root_fd, "fsync of the directory"):
             self._sync(self._directory_fd)
 

@@ -143,6 +143,10 @@ class State:
 
     # --- directories with open parts --------------------------------------------------------------------------
 
+    def has_open_parts(self, directory: tuple[bytes, ...]) -> bool:
+        """Whether another order for this directory has begun and not ended: then `part_opened` need not write."""
+        return directory in self._open
+
     def part_opened(self, directory: tuple[bytes, ...]) -> None:
         """An order for this directory begins. Writes only at a directory's first; never raises."""
         with self._writing[PARTS]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
-from collections import deque
-from collections.abc import Callable, Sequence
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +19,9 @@ from dcalqr.errors import Fact
 
 # About 10 MB of reports: an hour's outage of a sink at 3 files/s, and a bounded loss behind it.
 QUEUE_REPORTS = 10_000
-# A sink in error is left alone for a while, or its time-outs would be all that the drain waits for.
+# A sink in error is left alone for a while, or its time-outs would be all that the drain waits for: at first for a
+# second, since a server that restarts is soon back; then twice as long after each failure, up to the longest.
+FIRST_MUTED_SECONDS = 1.0
 MUTED_SECONDS = 30.0
 BATCH_REPORTS = 500
 # A sink that does not even let itself be cancelled is left behind.
@@ -65,13 +69,45 @@ class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sink(Protocol):
-    """Takes reports somewhere. It may be slow, and it may raise: neither reaches the copies."""
+    """Takes reports somewhere. It may be slow, and it may raise: neither reaches the copies.
+
+    `write` raises Undelivered when some reports are worth another try; after any other error all of them are lost.
+    """
 
     name: str
 
     async def write(self, reports: Sequence[TransferReport]) -> None: ...
 
     async def aclose(self) -> None: ...
+
+
+class Undelivered(Exception):
+    """Not all reports of a batch were written.
+
+    Parameters
+    ----------
+    problems
+        What is wrong: by one word each (a label of log lines and metrics), a sentence.
+    unsent
+        Nothing is known of these: they are the first to be tried again.
+    later
+        Refused for now: tried again after all others, which may be luckier.
+    refused
+        How many were refused for good and are lost (count), by reason.
+    """
+
+    def __init__(
+        self,
+        problems: Mapping[str, str],
+        *,
+        unsent: Sequence[TransferReport] = (),
+        later: Sequence[TransferReport] = (),
+        refused: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__("; ".join(problems.values()))
+        self.problems = problems
+        self.unsent, self.later = unsent, later
+        self.refused: Mapping[str, int] = refused or {}
 
 
 class JsonLinesSink:
@@ -112,19 +148,33 @@ class _Channel:
 
     def __init__(self, sink: Sink, complain: Callable[[str, Exception], None]) -> None:
         self.sink = sink
-        self.dropped = 0
+        self.lost: Counter[str] = Counter()
         self._queue: deque[TransferReport] = deque()
         self._more = asyncio.Event()
         self._closing = asyncio.Event()
+        self._failures = 0  # in a row
         self._complain = complain
         self._pump = asyncio.create_task(self._run(), name=f"sink-{sink.name}")
 
     def put(self, report: TransferReport) -> None:
-        if len(self._queue) >= QUEUE_REPORTS:
-            self._queue.popleft()
-            self.dropped += 1
         self._queue.append(report)
+        self._bound()
         self._more.set()
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    def _bound(self) -> None:
+        over = len(self._queue) - QUEUE_REPORTS
+        for _ in range(over):
+            self._queue.popleft()
+        self._lose("overflow", over, f"{QUEUE_REPORTS} reports wait already")
+
+    def _lose(self, reason: str, count: int, why: str) -> None:
+        if count > 0:
+            self.lost[reason] += count
+            self._complain(self.sink.name, Undelivered({reason: why}))
 
     async def _run(self) -> None:
         while self._queue or not self._closing.is_set():
@@ -137,13 +187,35 @@ class _Channel:
     async def _deliver(self, batch: list[TransferReport]) -> None:
         try:
             await self.sink.write(batch)
+            self._failures = 0
         except asyncio.CancelledError:
-            self.dropped += len(batch)
+            self.lost["stop"] += len(batch)
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a sink raises, the work goes on
-            self.dropped += len(batch)
+        except Undelivered as error:
+            self.lost.update(error.refused)
             self._complain(self.sink.name, error)
-            await asyncio.wait({asyncio.ensure_future(self._closing.wait())}, timeout=MUTED_SECONDS)
+            self._take_back(error)
+            idle = len(error.unsent) + len(error.later) == len(batch)
+            self._failures = self._failures + 1 if idle else 0
+            if error.unsent or idle:
+                await self._mute(_muted_seconds(self._failures, random.random()))  # noqa: S311 - jitter, not a secret
+        except Exception as error:  # noqa: BLE001 - whatever a sink raises, the work goes on
+            self.lost["error"] += len(batch)
+            self._complain(self.sink.name, error)
+            await self._mute(MUTED_SECONDS)
+
+    def _take_back(self, error: Undelivered) -> None:
+        if self._closing.is_set():  # each gets one last try: who is in error now will not be well in a moment
+            self._lose("stop", len(error.unsent) + len(error.later), "the last try failed")
+            return
+        self._queue.extendleft(reversed(error.unsent))
+        self._queue.extend(error.later)
+        self._bound()
+
+    async def _mute(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
 
     async def aclose(self, grace: float) -> None:
         self._closing.set()
@@ -152,12 +224,18 @@ class _Channel:
         if late:
             self._pump.cancel()
             await asyncio.wait({self._pump}, timeout=CANCEL_SECONDS)
-            self.dropped += len(self._queue)
+            self.lost["stop"] += len(self._queue)
         try:
             async with asyncio.timeout(CANCEL_SECONDS):
                 await self.sink.aclose()
         except Exception as error:  # noqa: BLE001 - as above
             self._complain(self.sink.name, error)
+
+
+def _muted_seconds(failures: int, draw: float) -> float:
+    """Return the wait after so many failures in a row (count); `draw`, in [0, 1), parts instances from each other."""
+    longest = min(MUTED_SECONDS, FIRST_MUTED_SECONDS * 2.0 ** min(max(0, failures - 1), 30))
+    return longest * (1.0 + draw) / 2.0
 
 
 class Reports:
@@ -182,7 +260,21 @@ class Reports:
     @property
     def dropped(self) -> dict[str, int]:
         """Reports lost so far (count), by sink."""
-        return {channel.sink.name: channel.dropped for channel in self._channels}
+        return {channel.sink.name: channel.lost.total() for channel in self._channels}
+
+    @property
+    def lost(self) -> dict[str, dict[str, int]]:
+        """Reports lost so far (count), by sink and reason.
+
+        Reasons are overflow (too many waited), stop (not written when the instance ended), error (what a sink raised
+        left no other choice), and those that a sink gives to what it is refused for good.
+        """
+        return {channel.sink.name: dict(channel.lost) for channel in self._channels}
+
+    @property
+    def queued(self) -> dict[str, int]:
+        """Reports that wait for their sink (count), by sink."""
+        return {channel.sink.name: channel.queued for channel in self._channels}
 
     async def aclose(self, grace: float = 5.0) -> None:
         """Deliver what is queued, within `grace` seconds; the rest is dropped and counted."""

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import random
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ from tests.support.attempts import SOON_SECONDS, order_of
 
 SLOTS = 4
 DATA = samples.content(200_000)
+# Those in which a cancel ends an attempt; past the last verification it finishes instead.
+PHASES = ("door_wait", "connect", "first_byte", "body")
 
 
 class ResizableCopier(Copier, Protocol):
@@ -68,6 +71,7 @@ class World:
         self._pki = pki
         self.root_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         self._numbers = itertools.count()
+        self._deaf = socket.create_server(("127.0.0.1", 0))  # takes connections and says nothing
         self.copier: ResizableCopier
 
     def trust(self) -> tls.Trust:
@@ -82,6 +86,27 @@ class World:
 
     def start(self, path: str = "/lsst/f.fits", watch: Watch | None = None) -> asyncio.Task[Landed]:
         return asyncio.ensure_future(self.copier.copy(self.order(path), watch or Watch()))
+
+    async def lingering(self, phase: str) -> asyncio.Task[Landed]:
+        """Start an order that stays in a phase until the door is calm; return when it is there."""
+        self.door.faults.add(
+            {
+                "door_wait": Fault("door", path="/lsst/slow", delay_seconds=600),
+                "connect": Fault(
+                    "door", path="/lsst/slow", redirect=f"https://localhost:{self._deaf.getsockname()[1]}/"
+                ),
+                "first_byte": Fault("pool", path="/lsst/slow", delay_seconds=600),
+                "body": Fault("pool", path="/lsst/slow", stall_after=1000),
+            }[phase]
+        )
+        watch = Watch()
+        task = self.start("/lsst/slow", watch)
+        await until(lambda: watch.phases[-1:] == [phase], f"phase {phase}")
+        return task
+
+    def close(self) -> None:
+        self._deaf.close()
+        os.close(self.root_fd)
 
     def files(self) -> list[Path]:
         return [path for path in self.folder.rglob("*") if path.is_file()]
@@ -124,7 +149,7 @@ class CopierContract:
         yield world
         served.calm()
         await world.copier.aclose(SOON_SECONDS)
-        os.close(world.root_fd)
+        world.close()
 
     @asynccontextmanager
     async def hanging(self, world: World, count: int) -> AsyncIterator[list[asyncio.Task[Landed]]]:
@@ -267,6 +292,19 @@ class CopierContract:
             assert world.copier.running == SLOTS - 1
             assert len(world.parts()) == SLOTS - 1
             await until(lambda: world.door.running == SLOTS - 1, "the connection is closed")
+
+    @pytest.mark.parametrize("phase", PHASES)
+    async def test_a_cancel_in_any_phase_leaves_nothing_and_frees_the_slot(self, world: World, phase: str) -> None:
+        world.copier.resize(1)
+        for _ in range(2):
+            task = await world.lingering(phase)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert world.copier.running == 0
+            assert world.files() == []
+            world.door.calm()
+        await world.copier.copy(world.order(), Watch())
 
     async def test_a_second_cancel_does_not_cut_the_wait_for_the_answer(self, world: World) -> None:
         async with self.hanging(world, 1) as tasks:

@@ -19,7 +19,7 @@ from dcalqr.testing import samples
 from dcalqr.testing.door import Fault
 from dcalqr.testing.pki import Pki
 from tests.support.attempts import SOON_SECONDS, connections_to, deaf_port, trust_of
-from tests.support.foreign import FOREIGN, made
+from tests.support.foreign import HTTPX, made
 
 PATH = "/lsst/f.fits"
 URL = f"https://door.example:2880{PATH}"
@@ -230,7 +230,7 @@ async def test_every_status_has_its_class(pki: Pki, status: int, kind: Any) -> N
 # httpx's asynchronous transport is not built on http.client.
 @pytest.mark.parametrize(
     "kind",
-    [kind for kind in FOREIGN if kind.__module__ != "http.client"],
+    HTTPX,
     ids=lambda kind: f"{kind.__module__}.{kind.__qualname__}",
 )
 async def test_no_foreign_exception_escapes(pki: Pki, kind: type[Exception]) -> None:

@@ -31,7 +31,7 @@ class Reader:
         self.values: list[bytes | None] = []
         self.open: list[tuple[OffsetTracker, int]] = []
 
-    def receive(self, records: Sequence[ConsumerRecord], tracker: OffsetTracker) -> None:
+    async def receive(self, records: Sequence[ConsumerRecord], tracker: OffsetTracker) -> None:
         if self.raises is not None:
             raise self.raises
         for record in records:

@@ -247,8 +247,8 @@ from dcalqr.config import Kafka
 from dcalqr.kafka.consumer import Consumer
 
 class Telling(Reader):
-    def receive(self, records, tracker):
-        super().receive(records, tracker)
+    async def receive(self, records, tracker):
+        await super().receive(records, tracker)
         for record in records:
             print("took", record.partition, record.offset, flush=True)
 

@@ -65,35 +65,50 @@ def batch(*offsets: int) -> list[SimpleNamespace]:
     return [SimpleNamespace(partition=0, offset=offset, value=b"") for offset in offsets]
 
 
+async def hand_on(made: Any, batches: dict[TopicPartition, list[SimpleNamespace]]) -> None:
+    """Do with batches what a poll does with what it got."""
+    for records, tracker in made._track(batches):
+        await made._receiver.receive(records, tracker)
+
+
 @pytest.mark.parametrize("position", [500, 999, 0, None, IllegalStateError("not assigned")])
 async def test_the_tail_of_an_older_batch_is_dropped_whole(position: int | Exception | None) -> None:
     """The new assignment reads from 0 or 500 on; what comes is 501..999 of the older one."""
     tracker = OffsetTracker("billing", 0, 500 if isinstance(position, int) and position else 0)
     made = await member({ZERO: tracker}, p0=position)
-    made._take({ZERO: batch(*range(501, 1000))})
+    await hand_on(made, {ZERO: batch(*range(501, 1000))})
     assert made._receiver.received == []
     assert (len(tracker), tracker.mark(), made.stale_batches) == (0, tracker.position, 1)
 
 
 async def test_a_batch_of_a_partition_that_is_no_longer_ours_is_dropped() -> None:
     made = await member({}, p0=IllegalStateError("not assigned"))
-    made._take({ZERO: batch(1, 2)})
+    await hand_on(made, {ZERO: batch(1, 2)})
     assert (made._receiver.received, made.stale_batches) == ([], 1)
 
 
 async def test_a_batch_that_goes_back_ends_the_membership() -> None:
     made = await member({ZERO: OffsetTracker("billing", 0, 500)}, p0=800)
     with pytest.raises(Broken):
-        made._take({ZERO: batch(499, 500)})
+        await hand_on(made, {ZERO: batch(499, 500)})
     assert made._receiver.received == []
 
 
 async def test_a_stale_batch_does_not_stop_another_partition() -> None:
     good = OffsetTracker("billing", 1, 0)
     made = await member({ZERO: OffsetTracker("billing", 0, 0), ONE: good}, p0=0, p1=3)
-    made._take({ZERO: batch(7), ONE: batch(0, 2)})
+    await hand_on(made, {ZERO: batch(7), ONE: batch(0, 2)})
     assert [offset for _, offset in made._receiver.received] == [0, 2]
     assert (good.mark(), good.position) == (0, 3)
+
+
+async def test_all_batches_of_a_poll_are_tracked_before_the_first_is_judged() -> None:
+    """Judging may let others work, a rebalance among them: what is tracked then would be of another assignment."""
+    zero, one = OffsetTracker("billing", 0, 0), OffsetTracker("billing", 1, 0)
+    made = await member({ZERO: zero, ONE: one}, p0=2, p1=3)
+    made._track({ZERO: batch(0, 1), ONE: batch(0, 2)})
+    assert (len(zero), len(one)) == (2, 2)
+    assert made._receiver.received == []
 
 
 async def test_a_poll_that_comes_before_the_start_points_is_dropped_and_read_again(

@@ -80,6 +80,14 @@ def test_an_offset_is_closed_once(tracker: OffsetTracker) -> None:
         tracker.close(10)
 
 
+def test_many_offsets_are_closed_as_one_by_one(tracker: OffsetTracker) -> None:
+    tracker.track([10, 12, 13, 17], 20)
+    tracker.close_all([10, 13, 17])
+    assert (tracker.mark(), len(tracker)) == (12, 1)
+    with pytest.raises(KeyError):
+        tracker.close_all([12, 13])
+
+
 def test_an_offset_never_tracked_cannot_be_closed(tracker: OffsetTracker) -> None:
     with pytest.raises(KeyError):
         tracker.close(10)
@@ -111,3 +119,22 @@ def test_the_mark_never_falls_and_never_passes_an_open_offset(steps: list[int], 
             marks.append(tracker.mark())
             assert tracker.mark() <= min(opened, default=tracker.position)
     assert marks == sorted(marks)
+
+
+def test_progress_tells_what_is_behind_the_mark_from_what_is_unread(tracker: OffsetTracker) -> None:
+    tracker.track([10, 11, 12], 13)
+    tracker.close(10)
+    progress = tracker.progress(10, 20)
+    assert tuple(progress) == (11, 13, 2, 10, 20)
+    assert (progress.lag, progress.unread) == (9, 7)
+
+
+def test_an_end_that_is_not_known_yet_makes_no_lag(tracker: OffsetTracker) -> None:
+    progress = tracker.progress(None, None)
+    assert (progress.lag, progress.unread) == (None, None)
+
+
+def test_an_end_that_is_older_than_the_position_is_no_negative_lag(tracker: OffsetTracker) -> None:
+    tracker.track([], 30)
+    progress = tracker.progress(None, 20)
+    assert (progress.lag, progress.unread) == (0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -12,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+
+import psutil
 
 from dcalqr.local.paths import instance8, is_part_of
 from tests.support.process import ServerProcess
@@ -24,7 +27,8 @@ LEAST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 8.0
 ORDINALS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-How: TypeAlias = Literal["kill", "term"]
+# "worker" kills one worker process of an instance, and the instance replaces it.
+How: TypeAlias = Literal["kill", "term", "worker"]
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,9 @@ class Strike:
     pause_seconds: float
 
 
-def plan(roll: random.Random, seconds: float, kills: int, terms: int) -> list[Strike]:
-    """Spread strikes over the time, in order."""
-    kinds: list[How] = ["kill" for _ in range(kills)]
-    kinds += ["term" for _ in range(terms)]
+def plan(roll: random.Random, seconds: float, counts: Mapping[How, int]) -> list[Strike]:
+    """Spread so many strikes of each kind over the time, in order."""
+    kinds = [how for how, count in counts.items() for _ in range(count)]
     return sorted(
         (
             Strike(
@@ -112,6 +115,15 @@ class Instance:
         self._process.kill()
         self._ended(pause_seconds)
 
+    def kill_worker(self, number: int) -> bool:
+        """End one of its worker processes as a crash would; returns whether there was one."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            workers = psutil.Process(self._process.pid).children()
+            if workers:
+                workers[number % len(workers)].kill()
+                return True
+        return False
+
     def term(self, pause_seconds: float) -> None:
         """Tell it to end; once it has, it comes back after the pause."""
         os.kill(self._process.pid, signal.SIGTERM)
@@ -168,7 +180,7 @@ class Fleet:
 
     def choose(self, strike: Strike) -> Instance | None:
         """Find whom a strike hits; None: nobody can be hit now."""
-        able = [each for each in self if (each.running if strike.how == "kill" else each.can_be_told)]
+        able = [each for each in self if (each.running if strike.how != "term" else each.can_be_told)]
         return able[strike.victim % len(able)] if able else None
 
     def kill_all(self) -> None:

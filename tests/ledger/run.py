@@ -12,7 +12,7 @@ from typing import Any
 
 from dcalqr.testing.pki import Pki
 from tests.ledger.books import Books, Disk, Finding
-from tests.ledger.fleet import Fleet, Strike, plan
+from tests.ledger.fleet import Fleet, How, Strike, plan
 from tests.ledger.source import FOLDER, PARTITIONS, ROOT, UPLOADS_PER_STEP, CountingDoor, Source
 from tests.support.kafka import KafkaBroker
 
@@ -77,7 +77,7 @@ class Ledger:
         environment = {"LEDGER_MUTANT": options.mutant} if options.mutant else {}
         self.fleet = Fleet(options.instances, folder, self._settings(folder, pki), environment)
         self._strikes = self._plan()
-        self.struck = {"kill": 0, "term": 0}
+        self.struck: dict[How, int] = {"kill": 0, "term": 0, "worker": 0}
         self._begun_at = self._audited_at = self._said_at = time.monotonic()
 
     def _settings(self, folder: Path, pki: Pki) -> Mapping[str, Mapping[str, Any]]:
@@ -95,6 +95,8 @@ class Ledger:
                 "retryseconds": 0.1,
                 "retrytimes": 10,
                 "maxdownloads": 4,
+                # A mutant lives in the instance's own process.
+                "workers": 0 if self._options.mutant else 2,
                 "delayseconds": 0.2,
                 "visibleseconds": 60,
                 "stallseconds": 20,
@@ -113,7 +115,9 @@ class Ledger:
         seconds = self._options.seconds
         kills = max(LEAST_KILLS, round(seconds / SECONDS_PER_KILL)) if self._options.kills else 0
         roll = random.Random(f"strikes {self._options.seed}")
-        return plan(roll, seconds, kills, max(2, round(seconds / SECONDS_PER_TERM)))
+        terms = max(2, round(seconds / SECONDS_PER_TERM))
+        workers = 0 if self._options.mutant else kills
+        return plan(roll, seconds, {"kill": kills, "term": terms, "worker": workers})
 
     # --- the whole --------------------------------------------------------------------------------------------
 
@@ -155,10 +159,13 @@ class Ledger:
         while self._strikes and self._strikes[0].at_seconds <= self._elapsed():
             strike = self._strikes[0]
             victim = self.fleet.choose(strike)
-            if victim is None:
-                return
+            if victim is None or (strike.how == "worker" and not victim.kill_worker(strike.victim)):
+                return  # a little later there is one
             del self._strikes[0]
             self.struck[strike.how] += 1
+            if strike.how == "worker":
+                self._say(f"kill a worker of {victim.name}")
+                continue
             if strike.how == "kill":
                 victim.kill(strike.pause_seconds)
                 self._audit(f"kill {self.struck['kill']}, of {victim.name}")
@@ -289,6 +296,6 @@ class Ledger:
         twice = sum(count > 1 for count in self.door.bodies.values())
         return (
             f"produced {books.produced} matched {len(books.uploads)} landed {landed} rows {rows} twice {twice} "
-            f"kills {self.struck['kill']} terms {self.struck['term']} "
+            f"kills {self.struck['kill']} terms {self.struck['term']} workers {self.struck['worker']} "
             f"lost {found['lost']} wrong {found['wrong']} left {found['left']}"
         )

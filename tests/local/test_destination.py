@@ -71,9 +71,9 @@ def inode_of(opened: Destination) -> tuple[int, int]:
 
 def test_a_folder_that_is_there_is_opened(tmp_path: Path, state: State) -> None:
     opened = destination(tmp_path, state)
-    opened.open()
+    opened.check()
     assert os.path.samestat(os.fstat(opened.root_fd), tmp_path.stat())
-    assert opened.identity == inode_of(opened)
+    assert opened.root_generation == 1
     assert 0 < opened.free_bytes <= os.statvfs(tmp_path).f_blocks * os.statvfs(tmp_path).f_frsize
     opened.close()
     opened.close()
@@ -82,7 +82,7 @@ def test_a_folder_that_is_there_is_opened(tmp_path: Path, state: State) -> None:
 def test_a_missing_folder_is_held_and_taken_when_it_comes(tmp_path: Path, state: State) -> None:
     late = destination(tmp_path / "late", state)
     with pytest.raises(errors.MountMissing):
-        late.open()
+        late.check()
     with pytest.raises(errors.MountMissing):
         _ = late.root_fd
     (tmp_path / "late").mkdir()
@@ -183,11 +183,25 @@ def test_a_mount_seen_once_is_missed_by_the_next_run_too(tmp_path: Path, point: 
 
 def test_a_bind_mount_counts_as_a_mount(tmp_path: Path, point: Path, state: State) -> None:
     (tmp_path / "source").mkdir()
-    mount(tmp_path / "source", "--bind", str(tmp_path / "source"))
+    mount(point, "--bind", str(tmp_path / "source"))
+    assert mount_point(str(point / "x")) == str(point)
+
+
+def test_a_folder_bound_onto_itself_is_not_a_mount(tmp_path: Path, point: Path, state: State) -> None:
+    """As systemd's ReadWritePaths= does it: what is below the mount point must not pass for what belongs there."""
+    before = mount_point(str(point))
+    mount(point, "--bind", str(point))
     try:
-        assert mount_point(str(tmp_path / "source" / "x")) == str(tmp_path / "source")
+        assert mount_point(str(point / "x")) == before
+        tmpfs(point)
+        assert mount_point(str(point / "x")) == str(point)
+        (point / "inner").mkdir()
+        mount(point / "inner", "--bind", str(point / "inner"))
+        assert mount_point(str(point / "inner" / "x")) == str(point)
+        umount(point / "inner")
+        umount(point)
     finally:
-        umount(tmp_path / "source")
+        umount(point)
 
 
 def test_an_automounter_that_waits_is_no_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,11 +232,12 @@ def test_another_download_folder_forgets_the_old_ones_mount_point(tmp_path: Path
 def test_the_descriptor_keeps_its_number_when_the_folder_is_exchanged(point: Path, state: State) -> None:
     opened = destination(point, state)
     opened.check()
-    number, before = opened.root_fd, opened.identity
+    number, before = opened.root_fd, inode_of(opened)
     tmpfs(point)
     opened.check()
     assert opened.root_fd == number
-    assert opened.identity != before
+    assert inode_of(opened) != before
+    assert opened.root_generation == 2
     assert os.path.samestat(os.fstat(number), point.stat())
     assert not os.get_inheritable(number)
     opened.close()
@@ -314,9 +329,6 @@ def test_what_the_system_refuses_is_one_of_our_errors(
         patch.setattr(os, call, refusing(code))
         with pytest.raises(expected):
             opened.check()
-        if call == "fstat":
-            with pytest.raises(expected):
-                _ = opened.identity
         if call == "fstatvfs":
             with pytest.raises(expected):
                 _ = opened.free_bytes
@@ -368,3 +380,20 @@ def test_two_first_checks_at_once_leak_no_descriptor(
         thread.join()
     opened.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_folder_found_well_just_now_is_only_asked_for_its_room(
+    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    opened = destination(folder, state)
+    monkeypatch.setattr("dcalqr.local.destination.PRESENT_SECONDS", 3600)
+    opened.check_lately()
+    folder.rename(tmp_path / "gone")
+    opened.check_lately()
+    with pytest.raises(errors.MountMissing):
+        opened.check()
+    with pytest.raises(errors.MountMissing):
+        opened.check_lately()  # what was found missing meanwhile is looked at again
+    opened.close()

@@ -380,11 +380,12 @@ async def test_another_file_under_the_path_is_not_appended_to(file: FailedTasksF
     assert rows(path) == [ROW]
 
 
-async def test_a_file_that_is_emptied_gets_its_header_again(file: FailedTasksFile, path: Path) -> None:
+async def test_an_emptied_file_gets_its_header_and_newest_rows_again(file: FailedTasksFile, path: Path) -> None:
     await file.append(numbered(1))
     os.truncate(path, 0)
     await file.append(numbered(2))
-    assert [row.offset for row in rows(path)] == [2]
+    assert [row.offset for row in rows(path)] == [1, 2]
+    assert await file.look() == [("emptied", 1, "")]
 
 
 async def test_a_folder_that_is_missing_is_said_at_open(tmp_path: Path, executor: ThreadPoolExecutor) -> None:

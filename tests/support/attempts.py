@@ -136,8 +136,7 @@ class Bench:
     def assert_nothing_open(self) -> None:
         """No connection to any pool, and to the door only those that are kept for the next request."""
         assert connections_to(*self.door.pool_ports) == 0
-        kept = self.doors.door._transport._idle  # type: ignore[attr-defined]
-        assert connections_to(self.door_port) == len(kept)
+        assert connections_to(self.door_port) == self.doors.door.idle
 
     def close(self) -> None:
         self.doors.close()

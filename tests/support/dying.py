@@ -13,14 +13,15 @@ from typing import Any
 
 from dcalqr import log
 from dcalqr.assembly import Assembly
+from dcalqr.board import Board
 from dcalqr.config import load
 from dcalqr.daemon import Daemon
 from dcalqr.kafka.consumer import Consumer
 
 
 class DyingDaemon(Daemon):
-    def _side_work(self, assembly: Assembly, consumer: Consumer) -> dict[str, Coroutine[Any, Any, None]]:
-        return {**super()._side_work(assembly, consumer), "dying": _die(assembly)}
+    def _side_work(self, assembly: Assembly, consumer: Consumer, board: Board) -> dict[str, Coroutine[Any, Any, None]]:
+        return {**super()._side_work(assembly, consumer, board), "dying": _die(assembly)}
 
 
 async def _die(assembly: Assembly) -> None:

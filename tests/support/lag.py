@@ -17,6 +17,7 @@ from typing import Any
 
 from dcalqr import log
 from dcalqr.assembly import Assembly
+from dcalqr.board import Board
 from dcalqr.config import load
 from dcalqr.daemon import Daemon
 from dcalqr.kafka.consumer import Consumer
@@ -25,8 +26,8 @@ NAP_SECONDS = 0.002
 
 
 class TimedDaemon(Daemon):
-    def _side_work(self, assembly: Assembly, consumer: Consumer) -> dict[str, Coroutine[Any, Any, None]]:
-        return {**super()._side_work(assembly, consumer), "lag": _measure(assembly)}
+    def _side_work(self, assembly: Assembly, consumer: Consumer, board: Board) -> dict[str, Coroutine[Any, Any, None]]:
+        return {**super()._side_work(assembly, consumer, board), "lag": _measure(assembly)}
 
 
 async def _measure(assembly: Assembly) -> None:

@@ -4,42 +4,33 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-packages=(xrootd-server xrootd-server-plugins xrootd-voms-plugins xrootd-client openssl)
+packages=(python3-fusepy xrootd-server xrootd-server-plugins xrootd-voms-plugins xrootd-client openssl logrotate prometheus chromium)
 
-die() { printf 'prepare: %s\n' "$@" >&2; exit 1; }
+source "$here/packages.sh"
 
 # Said before anything else is done: the tests mount file systems and act as other users.
 [ "$(id -u)" = 0 ] || die "the tests install XRootD, mount small file systems and act as other users." \
   "Run them as root: sudo make test"
 
-missing_packages() {
-  local package
-  for package in "${packages[@]}"; do
-    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || echo "$package"
-  done
-}
-
-install() {
-  env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
-}
-
-install_packages() {
-  local missing
-  mapfile -t missing < <(missing_packages)
-  [ ${#missing[@]} -gt 0 ] || return 0
-  local command="apt-get install --no-install-recommends ${missing[*]}"
-  echo "The tests need these Debian packages: ${missing[*]}"
-  # The lists of packages are fetched only if what is known is too old: that takes long, and mostly is not needed.
-  install "${missing[@]}" || { apt-get update && install "${missing[@]}"; } ||
-    die "they could not be installed; see above. By hand: $command"
-}
-
 if command -v dpkg-query >/dev/null; then
-  install_packages
+  install_packages "The tests" "${packages[@]}"
 else
-  for program in xrootd xrdcp openssl; do
-    command -v "$program" >/dev/null || die "$program is missing. On Debian: apt-get install ${packages[*]}"
-  done
+  require_programs "${packages[*]}" xrootd xrdcp openssl prometheus promtool chromium
 fi
-command -v "${JAVA:-java}" >/dev/null || die "Java 17 or newer is missing: apt-get install openjdk-17-jre-headless"
+require_java
 "$here/kafka/fetch-jars.sh" >/dev/null
+
+fetch_search_servers() {
+  local product version java
+  while read -r product version java; do
+    if JAVA_HOME=$("$here/jdk.sh" "$java"); then
+      JAVA_HOME=$JAVA_HOME "$here/$product/fetch-server.sh" "$version" >/dev/null
+    elif [ "$java" -le 17 ]; then
+      die "$product $version needs a JDK $java or newer: apt-get install openjdk-17-jdk-headless"
+    else
+      echo "$product $version is not tested: it needs a JDK $java or newer, in /usr/lib/jvm, /opt or \$JAVA_HOME"
+    fi
+  done < <(grep -v '^#' "$here/search-servers.txt")
+}
+
+fetch_search_servers
