@@ -151,7 +151,7 @@ async def _look_at_door(config: Config, trust: tls.Trust, findings: Findings) ->
 
 async def _ask(door: Door, url: str, base: Base, trust: tls.Trust) -> None:
     try:
-        await door.head(url)
+        await door.head(url, wants_sum=False)
     except errors.ConnectionLost:
         alert = await asyncio.to_thread(_listen, base, trust)
         if alert is None:

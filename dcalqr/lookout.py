@@ -105,7 +105,7 @@ class Lookout:
             if not asking_anew and time.monotonic() - self._folder_seen_at < FOLDER_SEEN_SECONDS:
                 return
             try:
-                await self._door.head(self._places.folder_url)
+                await self._door.head(self._places.folder_url, wants_sum=False)
             except errors.NotFound as error:
                 raise errors.FolderMissing(url=self._places.folder_url) from error
             except errors.Forbidden as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -18,7 +19,7 @@ from dcalqr.dcache.fetch import Doors
 from dcalqr.orders import Landed
 from dcalqr.testing import samples
 from dcalqr.testing.pki import Pki
-from tests.support.attempts import Notes, connections_to, order_of, trust_of
+from tests.support.attempts import SOON_SECONDS, Notes, connections_to, order_of, trust_of
 from tests.support.xrootd import XrootdServer
 
 LARGE = samples.content(200_000_000)
@@ -88,6 +89,15 @@ async def test_head_sees_a_file_and_misses_a_missing_one(xrootd: XrootdServer, p
     assert (shown.size_bytes, shown.pnfsid) == (4, "")
     with pytest.raises(errors.NotFound):
         await door.head(f"{xrootd.url}/missing")
+    await door.aclose()
+
+
+async def test_a_look_at_a_folder_is_always_answered(xrootd: XrootdServer, pki: Pki) -> None:
+    xrootd.put("in/seen", b"seen")
+    door = Door(xrootd.url, lambda: trust_of(pki, crl_check=True))
+    async with asyncio.timeout(SOON_SECONDS):
+        for _ in range(20):  # had it wanted a sum: 409, or no answer ever
+            await door.head(f"{xrootd.url}/in", wants_sum=False)
     await door.aclose()
 
 

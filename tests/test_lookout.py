@@ -54,7 +54,8 @@ async def test_many_files_that_are_gone_ask_for_their_folder_once(rig: Rig) -> N
     files = [rig.put(f"{number}.tar", CONTENT, visible=False) for number in range(20)]
     async with rig.running(dcache={"visibleseconds": 1}):
         assert await rig.ends(*[rig.deliver(file) for file in files]) == ["gone"] * 20
-    assert len([request for request in rig.door.requests if request.path.rstrip("/") == FOLDER]) == 1
+    (asked,) = [request for request in rig.door.requests if request.path.rstrip("/") == FOLDER]
+    assert not asked.wants_digest  # a folder has none, and some servers never answer who asks for it
 
 
 async def test_one_file_that_is_always_401_spends_its_budget_and_does_not_hold_the_others(rig: Rig) -> None:

@@ -71,15 +71,22 @@ class Door:
         self._old: list[_Client] = []
         self._next_at = 0.0
 
-    async def head(self, url: str) -> DoorFile:
+    async def head(self, url: str, *, wants_sum: bool = True) -> DoorFile:
         """Look at a path, given as its percent-encoded URL.
+
+        Parameters
+        ----------
+        url
+            The path's.
+        wants_sum
+            False for a folder, which has no sum: XRootD before 5.9.2 often never answers who asks for it.
 
         Raises
         ------
         NotFound, Forbidden, CredentialRefused, Unreachable, DoorTimeout, ServerError, ConnectionLost, ProtocolBroken
             As the door answered.
         """
-        response = await self._send(url)
+        response = await self._send(url, {"Want-Digest": "adler32"} if wants_sum else {})
         host = f"{self._origin.host}:{self._origin.port}"
         status = response.status_code
         if status == 200:
@@ -90,14 +97,17 @@ class Door:
             raise errors.ProtocolBroken(host=host, why=f"HTTP {status} to HEAD", http_status=status)
         raise server_error(status, host, response.headers.get("retry-after", ""))
 
-    async def _send(self, url: str) -> httpx.Response:
+    async def _send(self, url: str, headers: dict[str, str]) -> httpx.Response:
         await self._pace()
         host = f"{self._origin.host}:{self._origin.port}"
         target = url.split("://", 1)[1].partition("/")[2]
         try:
             async with self._lent() as client:
                 return await client.http.request(
-                    "HEAD", f"https://{self._origin.netloc}/", extensions={"target": f"/{target}".encode("ascii")}
+                    "HEAD",
+                    f"https://{self._origin.netloc}/",
+                    headers=headers,
+                    extensions={"target": f"/{target}".encode("ascii")},
                 )
         except httpx.PoolTimeout as error:
             raise errors.DoorTimeout(seconds=HEAD_SECONDS) from error
@@ -159,7 +169,7 @@ class Door:
         http = httpx.AsyncClient(
             transport=self._transport(tls.door_context(trust)),
             timeout=httpx.Timeout(HEAD_SECONDS, connect=CONNECT_SECONDS),
-            headers={"Want-Digest": "adler32", "Accept-Encoding": "identity", "User-Agent": "dcalqr"},
+            headers={"Accept-Encoding": "identity", "User-Agent": "dcalqr"},
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
             trust_env=False,
         )
