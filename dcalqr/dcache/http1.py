@@ -1,6 +1,6 @@
 """What one GET is on the wire: who is asked, the request, the header of the answer. Pure.
 
-Not `http.client` and not `httpx`: the two together cost 1.3 ms of CPU per small file where this costs 0.04 ms
+Not `http.client` and not `httpx`: the two together cost 0.8 ms of CPU per request, this less than 0.1 ms
 (`benchmarks/README.md`), and this refuses what they guess at: a second Content-Length, folded lines, bare line ends,
 hosts that only some parsers see in a URL.
 """
