@@ -28,7 +28,8 @@ ROOM_LOOK_SECONDS = 30.0
 UNREACHABLE_WAIT_SECONDS = 2.0
 # Something that changes under the plan five times is not chance: from then on it costs budget.
 FREE_REPLANS = 5
-
+# A worker that dies costs its orders nothing; one order whose workers die again and again may be what kills them.
+FREE_LOSSES = 5
 
 Settlement = Callable[[Delivery, Settled, TaskContext | None, errors.TryError | None, float], None]
 
@@ -183,7 +184,8 @@ class Dispatcher:
                 if effort.replans <= FREE_REPLANS:
                     return
                 error = errors.TransientError(why=str(error))
-            case errors.WorkerLost():
+            case errors.WorkerLost() if effort.losses < FREE_LOSSES:
+                effort.losses += 1
                 effort.tries -= 1
                 context.say("COPY_RETRY", level="warning", error=error)
                 await self.runs.sleep(job, 1.0)

@@ -25,14 +25,15 @@ REMEMBERED_VERSIONS = 10_000
 class Effort:
     """What was spent on one version (counts): tries, failures that cost budget, looks too early, plans made anew.
 
-    `looks` counts those in a row; `memory` is what the Task wants to know at its next try; `trouble` is what ended the
-    last one.
+    `losses` counts the workers that died with it, `looks` those in a row; `memory` is what the Task wants to know at
+    its next try; `trouble` is what ended the last one.
     """
 
     tries: int = 0
     failures: int = 0
     looks: int = 0
     replans: int = 0
+    losses: int = 0
     removed: bool = False
     trouble: str = ""
     memory: dict[str, Fact] = field(default_factory=dict)

@@ -11,7 +11,7 @@ import pytest
 
 from dcalqr import dispatcher as module
 from dcalqr import errors, rows
-from dcalqr.dispatcher import FREE_REPLANS, Dispatcher
+from dcalqr.dispatcher import FREE_LOSSES, FREE_REPLANS, Dispatcher
 from dcalqr.local.failedtask import FailedTask
 from dcalqr.metrics.counters import Counters
 from dcalqr.model import Delivery, Origin, Outcome, Settled, StorageEvent
@@ -204,6 +204,19 @@ async def test_a_worker_that_was_lost_costs_nothing(desk_of: Callable[..., Desk]
     monkeypatch.setattr(desk.dispatcher.runs, "sleep", at_once)
     assert await desk.end(desk.submit(event())) == ["landed"]
     assert desk.task.tries[-1].try_number == 1
+
+
+async def test_an_order_whose_workers_die_again_and_again_spends_its_budget_and_ends_in_a_row(
+    desk_of: Callable[..., Desk], monkeypatch: Any
+) -> None:
+    async def at_once(*_: object, **__: object) -> None:
+        await asyncio.sleep(0)
+
+    desk = desk_of(errors.WorkerLost(why="killed"), retry_times=2)
+    monkeypatch.setattr(desk.dispatcher.runs, "sleep", at_once)
+    assert await desk.end(desk.submit(event())) == ["failed"]
+    assert len(desk.task.tries) == FREE_LOSSES + 3
+    assert "killed" in desk.rows.rows[0].message
 
 
 async def test_a_new_plan_is_free_but_not_for_ever(desk_of: Callable[..., Desk]) -> None:

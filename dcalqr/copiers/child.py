@@ -174,7 +174,10 @@ class Worker:
             end = self._attempt(running)
             with contextlib.suppress(OSError):  # nothing was written by it
                 os.close(running.root_fd)
-            self._answer(running, end)
+            try:
+                self._answer(running, end)
+            except BaseException:  # noqa: BLE001 - no memory, or an answer that cannot be said
+                os._exit(EXIT_BROKEN)  # the daemon takes that for a lost worker; for a lost answer it would wait
 
     def _attempt(self, running: _Running) -> Landed | errors.DcalqrError:
         try:
@@ -215,8 +218,12 @@ class Worker:
             self._send(message)
 
     def _send(self, message: wire.Up) -> None:
-        with contextlib.suppress(OSError):  # the daemon is gone: the main thread is about to read that
+        try:
             self._sock.sendall(wire.encode(message))
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the daemon is gone: the main thread is about to read that
+        except OSError:
+            os._exit(EXIT_BROKEN)  # an answer that it never got would be waited for without end
 
     # --- the end --------------------------------------------------------------------------------------------------
 

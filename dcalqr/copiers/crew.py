@@ -186,7 +186,7 @@ class Crew:
         if now - looked_at > SILENT_SECONDS / 2:
             return  # it was us who stood still, and perhaps all together: let them speak first
         for worker in (*self._serving, *self._retired):
-            if not worker.process.why and now - worker.process.heard_at > SILENT_SECONDS:
+            if worker.process.status is None and now - worker.process.heard_at > SILENT_SECONDS:
                 worker.process.kill(f"it was silent for {SILENT_SECONDS:g} s and was killed")
                 loop.call_later(KILL_SECONDS, self._abandon, worker)
 

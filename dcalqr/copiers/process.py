@@ -149,8 +149,11 @@ class WorkerProcess:
             return self._sock.send(message) if fd is None else socket.send_fds(self._sock, [message], [fd])
         except BlockingIOError:
             return 0
-        except OSError:
+        except (BrokenPipeError, ConnectionResetError):
             return len(message)  # it has died, as `_reaped` is about to tell
+        except OSError as error:  # ENOBUFS, ENOMEM: an order that it never got would be waited for without end
+            self.kill(f"it could not be told: {error.strerror}")
+            return len(message)
 
     @staticmethod
     def _cut(message: bytes, fd: int | None, sent: int) -> tuple[bytes, int | None]:

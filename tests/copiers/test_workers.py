@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import socket
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -175,6 +177,30 @@ async def test_a_worker_killed_while_it_syncs_or_publishes_leaves_no_part(
     assert on_disk.parts() == []
     assert all(path.read_bytes() == bytes(DATA) for path in on_disk.files()), "a final name is whole or absent"
     await on_disk.works()
+
+
+@pytest.mark.parametrize("count", [1])
+async def test_a_worker_that_cannot_be_told_is_killed_and_its_orders_are_lost(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await site.works()
+
+    class Full:
+        def __init__(self, sock: socket.socket) -> None:
+            self._sock = sock
+
+        def send(self, _: bytes) -> int:
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._sock, name)
+
+    with monkeypatch.context() as patch:
+        (worker,) = site.copier._crew._serving
+        patch.setattr(worker.process, "_sock", Full(worker.process._sock))
+        with pytest.raises(errors.WorkerLost, match="could not be told"):
+            await site.copier.copy(site.order(), Watch())
+    await site.works()
 
 
 async def test_orders_of_other_workers_do_not_notice(site: Site) -> None:
