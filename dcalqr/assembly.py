@@ -14,7 +14,7 @@ from dcalqr.config import Config
 from dcalqr.copiers.inline import InlineCopier
 from dcalqr.copiers.workers import WorkersCopier
 from dcalqr.dcache.door import Door
-from dcalqr.dcache.tls import Credentials, Trust
+from dcalqr.dcache.tls import Credentials
 from dcalqr.dispatcher import Dispatcher
 from dcalqr.local.destination import Destination
 from dcalqr.local.state import State
@@ -58,23 +58,24 @@ class Assembly:
     rows_threads: ThreadPoolExecutor
     reports: Reports
     counters: Counters
+    _said: str = ""
 
     async def watch_credentials(self) -> None:
         """Renew proxy and CA directory from disk as they change, for ever."""
-        logger, said = log.get(), ""
         while True:
-            renewed = await self._in_credentials_thread()
-            trouble = self.credentials.trouble
-            if renewed is not None:
-                expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(renewed.expires_at))
-                logger.info("CREDENTIAL", proxy=str(self.config.local.proxy), expires=expires)
-            if trouble is not None and str(trouble) != said:
-                logger.error("CREDENTIAL", error=trouble)
-            said = str(trouble or "")
             await asyncio.sleep(CREDENTIALS_SECONDS)
+            await self.refresh_credentials()
 
-    async def _in_credentials_thread(self) -> Trust | None:
-        return await asyncio.get_running_loop().run_in_executor(self.rows_threads, self.credentials.refresh)
+    async def refresh_credentials(self) -> None:
+        """Look at proxy and CA directory, and say what is new: another generation, or trouble."""
+        renewed = await asyncio.get_running_loop().run_in_executor(self.rows_threads, self.credentials.refresh)
+        trouble = self.credentials.trouble
+        if renewed is not None:
+            expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(renewed.expires_at))
+            log.get().info("CREDENTIAL", proxy=renewed.proxy, expires=expires)
+        if trouble is not None and str(trouble) != self._said:
+            log.get().error("CREDENTIAL", error=trouble)
+        self._said = str(trouble or "")
 
 
 class Reporter:
@@ -177,11 +178,12 @@ async def assembled(
         window=config.kafka.window,
     )
     try:
-        await asyncio.get_running_loop().run_in_executor(rows_threads, credentials.refresh)
-        yield Assembly(
+        made = Assembly(
             config, instance, state, credentials, destination, door, copier, transfer, dispatcher, rows, rows_threads,
             reports, counters,
         )  # fmt: skip
+        await made.refresh_credentials()
+        yield made
     finally:
         await dispatcher.drain(0.0)
         await copier.aclose(grace=5.0)

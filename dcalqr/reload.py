@@ -104,7 +104,7 @@ class Reloader:
         assembly.credentials.use(str(config.local.proxy), str(config.local.capath))
         if config.kafka.security != "plaintext":
             self._renew(config.kafka)
-        await asyncio.get_running_loop().run_in_executor(assembly.rows_threads, assembly.credentials.refresh)
+        await assembly.refresh_credentials()
         message = f"waiting for a restart: {', '.join(waiting)}" if waiting else ""
         assembly.counters.reloaded(time.time(), ok=True, message=message)
         self._log.warning("RELOAD", ok=True, applied=applied, waiting_for_restart=waiting)

@@ -172,7 +172,7 @@ class Transfer:
     def _survey(self, place: Place, size_bytes: int) -> standing.Existing | None:
         """Look at the destination: is it usable, has it room, what stands there. Blocking, one hop to a thread."""
         destination = self._destination
-        destination.check_lately()
+        destination.check()
         size_bytes += sum(running.missing_bytes for running in list(self.running.values()))
         try:
             destination.check_room(size_bytes)

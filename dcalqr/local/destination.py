@@ -9,7 +9,6 @@ import contextlib
 import os
 import re
 import threading
-import time
 from typing import NamedTuple
 
 from dcalqr import errors
@@ -17,8 +16,6 @@ from dcalqr.local.landing import open_root
 from dcalqr.local.oserrors import translating
 from dcalqr.local.state import State
 
-# Looking for the mount costs as much processor time as the rest of a plan.
-PRESENT_SECONDS = 0.25
 _MOUNTINFO = "/proc/self/mountinfo"  # unlike st_dev it shows bind mounts, and reading it never hangs
 
 
@@ -53,7 +50,6 @@ class Destination:
         self._resolved: str | None = None
         self._root_fd: int | None = None
         self._root_generation = 0
-        self._present_at = float("-inf")  # when the folder was found well last, in monotonic seconds
         self._finding = threading.Lock()  # never held while a hung mount may block
 
     def close(self) -> None:
@@ -114,25 +110,13 @@ class Destination:
         self.check_presence()
         self.check_room(size_bytes)
 
-    def check_lately(self) -> None:
-        """As `check`, but for a folder that was found well just now only its room is looked at.
-
-        For plans, of which a thousand a second may be made. What they find is old anyway when the file is written, and
-        a file system that is unmounted meanwhile still is what `root_fd` stands for.
-        """
-        if time.monotonic() - self._present_at > PRESENT_SECONDS:
-            self.check_presence()
-        self.check_room(0)
-
     def check_presence(self) -> None:
         """Make sure that the folder is there and may be written, whatever room it has; raises as `check`."""
-        self._present_at = float("-inf")
         path = self._resolved or os.path.realpath(self.folder)
         self._check_mount(path)
         self._follow(path)
         self._resolved = path
         self._check_writable()
-        self._present_at = time.monotonic()
 
     def _check_mount(self, path: str) -> None:
         with contextlib.suppress(OSError):

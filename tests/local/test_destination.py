@@ -380,20 +380,3 @@ def test_two_first_checks_at_once_leak_no_descriptor(
         thread.join()
     opened.close()
     assert len(os.listdir("/proc/self/fd")) == before
-
-
-def test_a_folder_found_well_just_now_is_only_asked_for_its_room(
-    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    opened = destination(folder, state)
-    monkeypatch.setattr("dcalqr.local.destination.PRESENT_SECONDS", 3600)
-    opened.check_lately()
-    folder.rename(tmp_path / "gone")
-    opened.check_lately()
-    with pytest.raises(errors.MountMissing):
-        opened.check()
-    with pytest.raises(errors.MountMissing):
-        opened.check_lately()  # what was found missing meanwhile is looked at again
-    opened.close()
