@@ -24,6 +24,8 @@ from dcalqr.local import handover, lines
 _REOPENINGS = 3  # who moves the file away more often during one append does it on purpose
 # A compaction of a hundred thousand rows takes a second.
 HANDOVER_SECONDS = 20.0
+# From the rename of a compaction to the end of its locks, an fsync of the folder; nobody can see that it is one.
+_TAIL_SECONDS = 2.0
 _HANDOVER_LOOK_SECONDS = 0.05
 
 _T = TypeVar("_T")
@@ -88,15 +90,14 @@ class Appender:
     async def _open_when_free(self) -> None:
         """Open the file as soon as no compaction works on it."""
         limit = time.monotonic() + HANDOVER_SECONDS
-        waited = False
-        while await self._run(handover.is_asked_for, self.path) and time.monotonic() < limit and not self._closing:
-            waited = True
+        while await self._run(handover.is_asked_for, self.path) and time.monotonic() < limit and not self._closing:  # noqa: ASYNC110 - another process has no event
             await asyncio.sleep(_HANDOVER_LOOK_SECONDS)
+        limit = time.monotonic() + _TAIL_SECONDS
         while True:
             try:
                 return await self._open()
             except BlockingIOError:  # between its rename and its end a compaction asks no more
-                if not waited or time.monotonic() >= limit or self._closing:
+                if time.monotonic() >= limit or self._closing:
                     raise
             await asyncio.sleep(_HANDOVER_LOOK_SECONDS)
 
