@@ -98,6 +98,9 @@ def _selection(
     from dcalqr.asked import event_path
     from dcalqr.replay_select import Selection
 
+    for unknown in sorted(set(classes).difference(errors.row_classes())):
+        known = ", ".join(errors.row_classes())
+        raise click.UsageError(f"no row has the class {printable(unknown)}; there are {known}")
     if since and until:
         _moments((since, until))
     begin, end = (_moments((text,))[0] if text else None for text in (since, until))

@@ -408,6 +408,12 @@ class Cancelled(DcalqrError):
     text = "the attempt was told to stop"
 
 
+def row_classes() -> tuple[str, ...]:
+    """All words that the failed-tasks file may have in its column `class`, sorted."""
+    kinds = [kind for kind in globals().values() if isinstance(kind, type) and issubclass(kind, PermanentError)]
+    return tuple(sorted({kind.error_class for kind in kinds}))
+
+
 def by_name(name: str, facts: dict[str, Fact]) -> DcalqrError:
     """Rebuild an error from its wire form.
 

@@ -148,6 +148,7 @@ def test_a_dry_run_counts_by_class(site: Site) -> None:
         (["--since", "soon"], "neither a time nor a duration"),
         (["--since", "1h", "--until", "2h"], "is after"),
         (["--path", "/elsewhere"], "is neither below"),
+        (["--class", "nonsense"], "no row has the class nonsense; there are checksum,"),
         (["--compact", "--class", "x"], "--compact takes CSV and nothing else"),
         (["--compact", "--from-topic", "1h", "now"], "--compact takes CSV and nothing else"),
         (["--from-topic", "1h", "now", "--class", "x"], "neither CSV nor a selection"),

@@ -58,6 +58,10 @@ class Pace:
         if seconds >= LEAST_SECONDS:
             self.files_per_second = max(0, sample.files - first.files) / seconds
             self.bytes_per_second = max(0, sample.received_bytes - first.received_bytes) / seconds
+        # Before the first assignment no partition is known, and nothing could be compared with that.
+        first = next(each for each in self._samples if each.positions or each is sample)
+        seconds = sample.at - first.at
+        if seconds >= LEAST_SECONDS:
             self.read_per_second = _moved(first.positions, sample.positions) / seconds
             self.written_per_second = _moved(first.ends, sample.ends) / seconds
         self._judge(sample, seconds)

@@ -34,7 +34,7 @@ def _below(cls: type[errors.TryError]) -> Iterator[type[errors.TryError]]:
 
 
 HOLDS = tuple(sorted({cls.hold for cls in _below(errors.HeldError) if issubclass(cls, errors.HeldError) and cls.hold}))
-CLASSES = tuple(sorted({cls.error_class for cls in _below(errors.PermanentError)}))
+CLASSES = errors.row_classes()
 RETRIES = tuple(sorted(cls.__name__ for cls in _below(errors.TransientError)))
 
 

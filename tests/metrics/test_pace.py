@@ -60,3 +60,9 @@ def test_a_membership_without_partitions_is_unknown_and_not_done() -> None:
 
 def test_an_end_that_is_not_known_yet_is_no_lag() -> None:
     assert paced(Sample(0, {0: 5, 1: 7}, {0: 5}, 0, 0)).catch_up == "done"
+
+
+def test_a_first_sample_without_partitions_does_not_hide_what_is_read() -> None:
+    pace = paced(Sample(0, {}, {}, 0, 0), sample(10, 0, 1000), sample(110, 300, 1100))
+    assert (pace.read_per_second, pace.written_per_second) == (3, 1)
+    assert (pace.catch_up, pace.catch_up_seconds) == ("closing", 400)
