@@ -489,6 +489,8 @@ async def test_a_refused_credential_holds_until_it_is_renewed(
         rig.door.accept_only_after(time.time_ns())
         deliveries = [rig.upload(f"{number}.tar", NEW)[1] for number in range(3)]
         await until(lambda: reason_held(parts) == "credential", "the hold")
+        # A file whose 401 is judged after the renewal is rightly put down to the file: see that each was judged before.
+        await until(lambda: sum(each.path.rstrip("/") == FOLDER for each in rig.door.requests) >= 3, "three judgements")
         rig.pki.new_proxy(proxy)
         assert await rig.ends(*deliveries) == ["landed"] * 3
         watching.cancel()
