@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from dcalqr import errors, log
-from dcalqr.assembly import Reporter
 from dcalqr.config import load
 from dcalqr.copiers.contract import Watcher
 from dcalqr.dcache.door import Door
@@ -32,6 +31,7 @@ from dcalqr.metrics.reports import JsonLinesSink, Reports
 from dcalqr.model import Delivery, Origin, StorageEvent
 from dcalqr.orders import CopyOrder, Landed, Phases
 from dcalqr.retry import RetryPolicy
+from dcalqr.service.assembly import Reporter
 from dcalqr.testing import samples
 from dcalqr.testing.pki import make_pki
 from dcalqr.transfer import Transfer

@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.billing import records
-from dcalqr import log, stalls
-from dcalqr.assembly import Reporter
+from dcalqr import log
 from dcalqr.config import Kafka
 from dcalqr.dcache.events import EventReader
 from dcalqr.dcache.uploads import UploadFilter
+from dcalqr.delivery.intake import Gate, Intake
 from dcalqr.dispatcher import Dispatcher
-from dcalqr.intake import Gate, Intake
 from dcalqr.kafka.consumer import Consumer
 from dcalqr.local.failures import FailedTasksFile, UnreadableFile
 from dcalqr.local.state import State
@@ -37,6 +36,8 @@ from dcalqr.metrics.reports import Reports
 from dcalqr.model import Outcome, Skip, StorageEvent
 from dcalqr.plugins import TaskContext
 from dcalqr.retry import RetryPolicy
+from dcalqr.service import stalls
+from dcalqr.service.assembly import Reporter
 from tests.support.site import FOLDER, ROOT
 
 # As many as a poll hands on: in the daemon, too, the bytes were touched a moment before.

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 
 from dcalqr import errors
 from dcalqr.config import Config
-from dcalqr.config_values import Base
+from dcalqr.config.values import Base
 from dcalqr.dcache import tls
 from dcalqr.dcache.door import Door
+from dcalqr.delivery.places import Places
 from dcalqr.kafka.groups import Group
 from dcalqr.local.destination import Destination
 from dcalqr.local.state import State
-from dcalqr.places import Places
 
 # Renewal jobs run every few hours; less than this is one that did not run.
 PROXY_WARNING_SECONDS = 3600.0

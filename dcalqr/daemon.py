@@ -16,21 +16,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from dcalqr import __version__, config_warnings, log, rowfiles, stalls, status
-from dcalqr.assembly import Assembly, assembled
-from dcalqr.board import Board
+from dcalqr import __version__, log
 from dcalqr.config import Config
+from dcalqr.config.warnings import warnings_of
 from dcalqr.dcache.events import EventReader
 from dcalqr.dcache.uploads import UploadFilter
-from dcalqr.intake import Gate, Intake
+from dcalqr.delivery.intake import Gate, Intake
 from dcalqr.kafka.consumer import Consumer
 from dcalqr.kafka.membership import SILENCE_SECONDS
 from dcalqr.local.failures import FailedTasksFile, UnreadableFile
 from dcalqr.local.state import State
-from dcalqr.log_file import LogFile
-from dcalqr.notify import Notifier
-from dcalqr.reload import Reloader
-from dcalqr.sweeping import sweep
+from dcalqr.log.file import LogFile
+from dcalqr.looking import status
+from dcalqr.service import rowfiles, stalls
+from dcalqr.service.assembly import Assembly, assembled
+from dcalqr.service.board import Board
+from dcalqr.service.notify import Notifier
+from dcalqr.service.reload import Reloader
+from dcalqr.service.sweeping import sweep
 
 STATUS_SECONDS = 2.0  # `dcalqr top` shows it; some milliseconds each
 SUMMARY_SECONDS = 60.0
@@ -248,7 +251,7 @@ class Daemon:
         self._log.info(
             "START", version=__version__, pid=os.getpid(), instance=assembly.instance, config=str(self._path)
         )
-        for warning in config_warnings.warnings_of(self._config):
+        for warning in warnings_of(self._config):
             self._log.warning("CONFIG", message=warning)
         needed = _FILES_BASE + _FILES_PER_SLOT * self._config.dcache.maxdownloads
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

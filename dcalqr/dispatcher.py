@@ -12,15 +12,15 @@ import time
 from collections.abc import Callable
 
 from dcalqr import errors, log
-from dcalqr.holding import Holding
+from dcalqr.delivery.holding import Holding
+from dcalqr.delivery.rows import RowWriter, failed_row, write_row
+from dcalqr.delivery.runs import Runs
+from dcalqr.delivery.window import Window
 from dcalqr.inflight import Inflight, Job
 from dcalqr.metrics.counters import Counters
 from dcalqr.model import Delivery, Outcome, Settled, StorageEvent, new_identity
 from dcalqr.plugins import Task, TaskContext
 from dcalqr.retry import RetryPolicy, look_wait_seconds, not_before_seconds
-from dcalqr.rows import RowWriter, failed_row, write_row
-from dcalqr.runs import Runs
-from dcalqr.window import Window
 
 # Room is made by people and clean-up jobs, not within seconds.
 ROOM_LOOK_SECONDS = 30.0

@@ -15,18 +15,18 @@ from dcalqr import errors
 from dcalqr.config import Config
 from dcalqr.copiers.contract import Copier
 from dcalqr.dcache.door import Door, DoorFile
+from dcalqr.delivery.lookout import Lookout
+from dcalqr.delivery.openparts import OpenParts
+from dcalqr.delivery.places import Place, Places
+from dcalqr.delivery.running import Running, Watch, report_landed
+from dcalqr.delivery.visibility import is_shown, version_shown
 from dcalqr.holds import DOOR
 from dcalqr.local import paths, standing
 from dcalqr.local.destination import Destination
 from dcalqr.local.state import State
-from dcalqr.lookout import Lookout
 from dcalqr.model import Outcome, StorageEvent, Version
-from dcalqr.openparts import OpenParts
 from dcalqr.orders import CopyOrder, Deadlines
-from dcalqr.places import Place, Places
 from dcalqr.plugins import TaskContext
-from dcalqr.running import Running, Watch, report_landed
-from dcalqr.visibility import is_shown, version_shown
 
 CONNECT_SECONDS = 30.0
 # A GET that surprises costs a HEAD and a second GET; more surprises in one try are somebody writing, so start anew.

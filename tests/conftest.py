@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from dcalqr.testing.pki import Pki, make_pki
 from tests.support.kafka import KafkaBroker
@@ -23,6 +25,19 @@ from tests.support.xrootd import XrootdServer
 # A site's own settings would make OpenSSL trust what a test says nobody trusts.
 for _name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
     os.environ.pop(_name, None)
+
+
+@pytest.fixture(autouse=True)
+def _put_logging_back() -> Iterator[None]:
+    """No test hears where another sent the log: some configure it, and `log.configure` is for the whole process."""
+    root = logging.getLogger()
+    levels = {name: logging.getLogger(name).level for name in ("", "dcalqr", "httpx", "httpcore")}
+    handlers = list(root.handlers)
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import pytest
 from dcalqr import errors
 from dcalqr.check import Findings, _look_at_folder, look
 from dcalqr.config import load
-from dcalqr.config_warnings import warnings_of
+from dcalqr.config.warnings import warnings_of
 from dcalqr.testing.door import Fault
 from tests.support.ports import free_ports
 from tests.support.site import FOLDER, SETTLE_SECONDS, Site

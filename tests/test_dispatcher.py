@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from dcalqr import dispatcher as module
-from dcalqr import errors, rows
+from dcalqr import errors
+from dcalqr.delivery import rows
 from dcalqr.dispatcher import FREE_LOSSES, FREE_REPLANS, Dispatcher
 from dcalqr.local.failedtask import FailedTask
 from dcalqr.metrics.counters import Counters

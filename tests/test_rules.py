@@ -67,10 +67,12 @@ from typing import Any
 
 import pytest
 
-from dcalqr import assembly, dispatcher, errors, rows, transfer
+from dcalqr import dispatcher, errors, transfer
+from dcalqr.delivery import rows
 from dcalqr.inflight import Job
 from dcalqr.local import attributes, landing, publish
 from dcalqr.orders import CopyOrder
+from dcalqr.service import assembly
 from dcalqr.testing import samples
 from dcalqr.testing.door import Fault
 from tests.support.rig import Rig, until

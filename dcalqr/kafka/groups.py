@@ -15,7 +15,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from dcalqr import errors
 from dcalqr.config import Kafka
-from dcalqr.config_values import start_point
+from dcalqr.config.values import start_point
 from dcalqr.kafka import settings
 from dcalqr.kafka.topics import partitions_of
 

@@ -6,7 +6,7 @@ import ssl
 from pathlib import Path
 from typing import NamedTuple
 
-from dcalqr.config_sinks import SearchServer
+from dcalqr.config.sinks import SearchServer
 from dcalqr.metrics.answers import RequestFailed
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
-from dcalqr.config_sinks import SearchServer
+from dcalqr.config.sinks import SearchServer
 from dcalqr.metrics.access import Access, read_access
 from dcalqr.metrics.answers import RequestFailed, Verdict, judge
 from dcalqr.metrics.documents import lines_of

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from dcalqr.config_sinks import Elasticsearch
+from dcalqr.config.sinks import Elasticsearch
 from dcalqr.metrics.access import Access
 from dcalqr.metrics.answers import RequestFailed, reason_of
 from dcalqr.metrics.bulk import BulkSink, Client

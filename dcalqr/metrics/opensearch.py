@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dcalqr.config_sinks import Opensearch
+from dcalqr.config.sinks import Opensearch
 from dcalqr.metrics.access import Access
 from dcalqr.metrics.answers import RequestFailed, reason_of
 from dcalqr.metrics.bulk import BulkSink, Client

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dcalqr.config_sinks import Elasticsearch, Opensearch
+from dcalqr.config.sinks import Elasticsearch, Opensearch
 from dcalqr.metrics import elastic, opensearch
 from dcalqr.metrics.bulk import BulkSink
 from dcalqr.metrics.template import flat_object, flattened, template

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dcalqr import status
+from dcalqr.looking import status
 from dcalqr.metrics.page import PATH_CHARACTERS, SHOWN_COPIES, render
 from dcalqr.metrics.page_style import POLICY
 from dcalqr.metrics.web import WebServer

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from dcalqr import log
-from dcalqr.assembly import Assembly
-from dcalqr.board import Board
 from dcalqr.config import load
 from dcalqr.daemon import Daemon
 from dcalqr.kafka.consumer import Consumer
+from dcalqr.service.assembly import Assembly
+from dcalqr.service.board import Board
 
 
 class DyingDaemon(Daemon):

@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from dcalqr.assembly import Assembly, assembled
 from dcalqr.config import load
 from dcalqr.dcache.events import EventReader
 from dcalqr.local.failedtask import FailedTask
 from dcalqr.local.failures import FailedTasksFile, complete_length, read_rows
 from dcalqr.local.state import State
 from dcalqr.model import Delivery, Origin, Settled, StorageEvent
+from dcalqr.service.assembly import Assembly, assembled
 from dcalqr.testing import samples
 from dcalqr.testing.door import Door, Request, StoredFile
 from dcalqr.testing.pki import Pki
