@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from OpenSSL import SSL
 
 from dcalqr import errors
 from dcalqr.attempt import StopFlag
@@ -126,7 +125,7 @@ def test_a_name_that_cannot_be_encoded_is_no_connection(
 
 
 @pytest.mark.parametrize("kind", TLS, ids=_name)
-@pytest.mark.parametrize("call", ["do_handshake", "send", "recv_into", "set_tlsext_host_name", "set_session"])
+@pytest.mark.parametrize("call", ["do_handshake", "send", "decrypt_into", "set_tlsext_host_name", "set_session"])
 def test_no_exception_of_the_tls_library_escapes(
     pki: Pki, monkeypatch: pytest.MonkeyPatch, kind: type[Exception], call: str
 ) -> None:
@@ -139,7 +138,7 @@ def test_no_exception_of_the_tls_library_escapes(
         origin, limits = Origin("https", "localhost", server.port), Limits(0.2, 0.2, 0.2)
         if call == "set_session":
             connections.get(origin, "/", Limits(9, 9, 9), StopFlag(), lambda: None).close()
-        monkeypatch.setattr(SSL.Connection, call, broken)
+        monkeypatch.setattr(secure._Connection, call, broken)
         with pytest.raises((OSError, Unconnected)) as caught:
             connections.get(origin, "/", limits, StopFlag(), lambda: None)
         monkeypatch.undo()

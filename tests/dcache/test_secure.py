@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import gc
 import ipaddress
@@ -10,7 +11,7 @@ import shutil
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def client_of(pki: Pki, *, crl_check: bool = False, with_proxy: bool = False) ->
 
 def received(channel: Channel, at_most: int = 1 << 20) -> bytes:
     """Read to the end of the connection, or so many pieces of what comes."""
-    data, block, pieces = b"", memoryview(bytearray(65536)), 0
+    data, block, pieces = b"", memoryview(bytearray(16384)), 0
     while pieces < at_most and (count := channel.receive(block)):
         if count == NOTHING_YET:
             channel.wait(SOON_SECONDS)
@@ -674,30 +675,97 @@ def test_the_end_without_notice_is_an_end(pki: Pki) -> None:
         assert ask(client_of(pki), server.port) == b"half"
 
 
-def test_bytes_that_are_no_record_break_the_connection_in_words(pki: Pki) -> None:
-    context = server_context(pki.host)
+@contextlib.contextmanager
+def answering(pki: Pki, answer: Callable[[ssl.SSLSocket], object]) -> Iterator[Channel]:
+    """A connection whose server has said all that it will say: what we read is there in one piece."""
+    context, said = server_context(pki.host), threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def garble() -> None:
+        def serve() -> None:
             sock, _ = server.accept()
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with sock, context.wrap_socket(sock, server_side=True) as secured:
-                os.write(secured.fileno(), b"\x17\x03\x03\x00\x20" + b"x" * 32)
-                secured.recv(9)
+                answer(secured)
+                said.set()
+                with contextlib.suppress(OSError):
+                    secured.recv(9)
 
-        def quietly() -> None:
-            try:
-                garble()
-            except OSError:
-                return
-
-        thread = threading.Thread(target=quietly)
+        thread = threading.Thread(target=serve)
         thread.start()
         channel = client_of(pki).connect(Origin("https", "localhost", server.getsockname()[1]), 9, StopFlag())
-        with pytest.raises(TlsFailed) as caught:
-            received(channel)
-        channel.close()
-        thread.join()
+        try:
+            assert said.wait(SOON_SECONDS)
+            yield channel
+        finally:
+            channel.close()
+            thread.join()
+
+
+def test_many_records_come_at_once_and_in_order(pki: Pki) -> None:
+    data = os.urandom(3 * 16384 + 9)
+    with answering(pki, lambda secured: secured.sendall(data)) as channel:
+        block = memoryview(bytearray(4 * 16384 + 9))
+        assert channel.receive(block) == len(data)
+        assert bytes(block[: len(data)]) == data
+        assert channel.receive(block) == NOTHING_YET
+
+
+def test_no_more_is_read_than_there_is_room_for(pki: Pki) -> None:
+    data = os.urandom(3 * 16384)
+    with answering(pki, lambda secured: secured.sendall(data)) as channel:
+        block = memoryview(bytearray(16384 + 200))
+        assert [channel.receive(block[:100]), channel.receive(block[100:16384])] == [100, 16284]
+        assert channel.receive(block[100:16484]) == 16384, (
+            "a second record, for which there is room only in part, waits"
+        )
+        assert bytes(block[100:16484]) == data[16384:32768]
+        assert bytes(block[16484:]) == bytes(100), "not a byte beyond the room"
+
+
+def _say_and_close(secured: ssl.SSLSocket) -> None:
+    secured.sendall(b"last words")
+    secured.settimeout(0)
+    with contextlib.suppress(ssl.SSLWantReadError):  # it would wait for our last word
+        secured.unwrap()
+
+
+def _say_and_leave(secured: ssl.SSLSocket) -> None:
+    secured.sendall(b"last words")
+    os.close(secured.detach())
+
+
+@pytest.mark.parametrize("answer", [_say_and_close, _say_and_leave])
+def test_what_came_before_the_end_is_not_lost_with_it(pki: Pki, answer: Callable[[ssl.SSLSocket], object]) -> None:
+    with answering(pki, answer) as channel:
+        block = memoryview(bytearray(99))
+        assert channel.receive(block) == len(b"last words")
+        assert bytes(block[:10]) == b"last words"
+        assert channel.receive(block) == 0
+        assert channel.receive(block) == 0
+
+
+@pytest.mark.parametrize("before", [b"", b"some words"])
+def test_bytes_that_are_no_record_break_the_connection_in_words(pki: Pki, before: bytes) -> None:
+    def garble(secured: ssl.SSLSocket) -> None:
+        if before:
+            secured.sendall(before)
+        os.write(secured.fileno(), b"\x17\x03\x03\x00\x20" + b"x" * 32)
+
+    with answering(pki, garble) as channel, pytest.raises(TlsFailed) as caught:
+        received(channel)
     assert str(caught.value)
+
+
+def test_an_error_that_somebody_keeps_can_be_collected(pki: Pki) -> None:
+    """It would end the process without a word: see `decrypt_into`."""
+    garble = lambda secured: os.write(secured.fileno(), b"\x17\x03\x03\x00\x20" + b"x" * 32)  # noqa: E731
+    with answering(pki, garble) as channel:
+        try:
+            received(channel)
+        except TlsFailed as error:
+            error.add_note("kept by itself")
+            error.__dict__["itself"] = error
+    gc.collect()
 
 
 def test_a_server_cannot_have_a_second_handshake(pki: Pki) -> None:
