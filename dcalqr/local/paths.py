@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from dcalqr import errors
@@ -116,6 +116,6 @@ def quote_path(raw: bytes) -> str:
     return quote(raw, safe="/")
 
 
-def source_target(base: str, components: Iterable[bytes]) -> str:
-    """Append components to a URL, or to the path of one; the base is taken as it stands."""
-    return "/".join([base.rstrip("/"), *(quote(component, safe="") for component in components)])
+def source_target(base: str, components: Sequence[bytes]) -> str:
+    """Append components, in which there is no slash, to a URL or to the path of one; the base is taken as it stands."""
+    return f"{base.rstrip('/')}/{quote_path(b'/'.join(components))}" if components else base.rstrip("/")

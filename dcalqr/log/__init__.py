@@ -125,7 +125,8 @@ def _explain(_logger: object, _method: str, fields: Fields) -> Fields:
 
 def _clean(_logger: object, method: str, fields: Fields) -> Fields:
     trace = _traceback(fields.pop("exc_info", None))
-    line: Fields = {"time": _now(), "level": method, "event": _safe(fields.pop("event", ""))}
+    event = fields.pop("event", "")
+    line: Fields = {"time": _now(), "level": method, "event": event if _is_harmless("event", event) else _safe(event)}
     for name, value in fields.items():
         # A field cannot replace what says when, how bad and what.
         line[f"{name}_" if name in line else name] = value if _is_harmless(name, value) else _field(name, value)
@@ -180,7 +181,7 @@ def _is_harmless(name: str, value: Any) -> bool:
     kind = type(value)
     if kind is str:
         return logtext.is_plain(value) and not logtext.is_secret_name(name)
-    return value is None or kind is float or (kind is int and -(2**63) <= value < 2**63)
+    return value is None or kind is float or kind is bool or (kind is int and -(2**63) <= value < 2**63)
 
 
 def _safe(value: object, depth: int = 0) -> object:
