@@ -24,7 +24,8 @@ LAYERS = (
     ("demo",),
     ("daemon", "testing"),
     ("service.board", "service.reload", "looking"),  # what shows how an instance is
-    ("replay", "check", "looking.status", "metrics.setup"),  # what the commands are made of
+    ("replay", "check", "looking.status"),  # what the commands are made of
+    ("metrics.setup",),  # what check is made of, too
     ("service.notify", "service.stalls"),  # and the daemon
     ("service.sweeping",),
     ("service.assembly", "delivery.intake"),
@@ -54,7 +55,8 @@ PURE = (
 )
 SMALL = (
     *("attempt", "copiers.child", "local.landing"),
-    *("dcache.channel", "dcache.connections", "dcache.fetch", "dcache.http1", "dcache.secure", "dcache.statuses"),
+    *("dcache.channel", "dcache.connections", "dcache.decrypting", "dcache.fetch", "dcache.http1", "dcache.names"),
+    *("dcache.secure", "dcache.statuses"),
 )
 CLOCK_CALLS = {"now", "utcnow", "today"}
 

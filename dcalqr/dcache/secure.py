@@ -13,8 +13,6 @@ certificate and then fail whoever resumes; with them it is given up after the fi
 from __future__ import annotations
 
 import contextlib
-import functools
-import ipaddress
 import os
 import select
 import socket
@@ -22,26 +20,21 @@ import time
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives import serialization
 from OpenSSL import SSL, crypto
-from service_identity import CertificateError
-from service_identity.hazmat import DNS_ID, DNSPattern
 
 from dcalqr.dcache.channel import NOTHING_YET, Channel
+from dcalqr.dcache.decrypting import Decrypting, code_of
 from dcalqr.dcache.http1 import Origin
+from dcalqr.dcache.names import is_address, name_trouble
 from dcalqr.dcache.tls import Trust, verify_words
 from dcalqr.errors import CredentialRefused
 from dcalqr.orders import Stop
 
-_lib, _ffi = Binding.lib, Binding.ffi
-
-_RECORD_BYTES = 16 * 1024
-
 # The order of Go and of browsers. OpenSSL's own begins with AES-256: a quarter more work a byte, and SHA-384 in each
 # handshake, which has no instructions of its own on most processors.
 _SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
-# A few kB each; a facility has some hundred pools. Also of how many hosts it is known whether they are addresses.
+# A few kB each; a facility has some hundred pools.
 _MOST_SESSIONS = 1024
 
 
@@ -81,43 +74,10 @@ class _Sessions:
         self._kept[origin] = None
 
 
-class _Connection(SSL.Connection):
-    """Decrypts where the bytes are wanted; `recv_into` takes a buffer for each record of 16 kB and copies it."""
-
-    _ended = False
-
-    def decrypt_into(self, view: memoryview) -> int:
-        """Read what is there, as long as there is room for a whole record; as `Channel.receive`, but raises SSL.Error.
-
-        So who asks for a header gets one record and does not meet the connection's end in the same call: OpenSSL takes
-        a session for broken whose end came without notice, and it is remembered only after the header.
-        """
-        filled: int = 0
-        # Given back whatever happens: Python 3.11 crashes when it has to collect a memoryview that C still looks at,
-        # as in the traceback of an error that somebody keeps.
-        with _ffi.from_buffer(view) as target:
-            while not self._ended and (filled == 0 or len(view) - filled >= _RECORD_BYTES):
-                count = _lib.SSL_read(self._ssl, target + filled, len(view) - filled)
-                if count > 0:
-                    filled += count
-                    continue
-                try:
-                    self._raise_ssl_error(self._ssl, count)
-                except SSL.WantReadError:
-                    return filled or NOTHING_YET
-                except SSL.ZeroReturnError:
-                    self._ended = True
-                except SSL.SysCallError as error:
-                    if _code_of(error):
-                        raise
-                    self._ended = True  # as without TLS: Content-Length tells whether it came too early
-        return filled
-
-
 class TlsChannel(Channel):
     """TLS on a connected socket."""
 
-    def __init__(self, sock: socket.socket, tls: _Connection, origin: Origin, sessions: _Sessions) -> None:
+    def __init__(self, sock: socket.socket, tls: Decrypting, origin: Origin, sessions: _Sessions) -> None:
         super().__init__(sock)
         self._tls = tls
         self._origin = origin
@@ -181,16 +141,10 @@ class TlsChannel(Channel):
         super().close()
 
 
-def _code_of(error: SSL.SysCallError) -> int:
-    """Give the errno; 0: TCP has ended, TLS has not."""
-    code: int = error.args[0]
-    return max(0, code)
-
-
 def _said(error: SSL.Error) -> OSError:
     """Say as an OSError what pyOpenSSL raised."""
     if isinstance(error, SSL.SysCallError):
-        code = _code_of(error)
+        code = code_of(error)
         return OSError(code, os.strerror(code)) if code else ConnectionResetError("closed by the other side")
     reasons = error.args[0] if error.args else ()
     return TlsFailed("; ".join(reason for *_, reason in reasons) or type(error).__name__)
@@ -275,9 +229,9 @@ class TlsClient:
 
     def _secured(self, plain: Channel, origin: Origin, peer: _Peer) -> TlsChannel:
         try:
-            tls = _Connection(self._context, plain.sock)
+            tls = Decrypting(self._context, plain.sock)
             tls.set_app_data(peer)
-            if not _is_address(origin.host):
+            if not is_address(origin.host):
                 tls.set_tlsext_host_name(origin.host.encode("ascii"))
             tls.set_connect_state()
             return TlsChannel(plain.sock, tls, origin, self._sessions)
@@ -294,41 +248,10 @@ class TlsClient:
             if not accepted:
                 peer.trouble = verify_words(code, self._capath)
             elif depth == 0:
-                peer.trouble = _name_trouble(certificate, peer.host)
+                peer.trouble = name_trouble(certificate, peer.host)
         except Exception as error:  # noqa: BLE001 - of whatever libraries read certificates and CRLs
             peer.trouble = f"it cannot be judged: {str(error) or type(error).__name__}"
         return not peer.trouble
-
-
-def _name_trouble(certificate: crypto.X509, host: str) -> str:
-    """Say why a certificate is not this host's; empty: it is."""
-    extensions = certificate.to_cryptography().extensions
-    try:
-        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return "it has no subjectAltName, and a common name does not count"
-    if _is_address(host):
-        is_named = ipaddress.ip_address(host) in names.get_values_for_type(x509.IPAddress)
-    else:
-        is_named = any(_is_name_of(name, host) for name in names.get_values_for_type(x509.DNSName))
-    return "" if is_named else f"Hostname mismatch, certificate is not valid for {host}"
-
-
-def _is_name_of(name: str, host: str) -> bool:
-    try:
-        pattern = DNSPattern.from_bytes(name.encode())
-    except CertificateError:
-        return False  # an address given as a name, or an odd wildcard, takes nothing from the names beside it
-    return DNS_ID(host).verify(pattern)
-
-
-@functools.lru_cache(_MOST_SESSIONS)
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _words(error: Exception) -> str:

@@ -12,6 +12,7 @@ from dcalqr.attempt import StopFlag
 from dcalqr.dcache import fetch, secure, tls
 from dcalqr.dcache.channel import Channel
 from dcalqr.dcache.connections import Connections, Limits, Response, Unconnected
+from dcalqr.dcache.decrypting import Decrypting
 from dcalqr.dcache.http1 import BadHead, Head, Origin, parse_head
 from dcalqr.dcache.secure import TlsClient, TlsFailed
 from dcalqr.orders import Stop
@@ -138,7 +139,7 @@ def test_no_exception_of_the_tls_library_escapes(
         origin, limits = Origin("https", "localhost", server.port), Limits(0.2, 0.2, 0.2)
         if call == "set_session":
             connections.get(origin, "/", Limits(9, 9, 9), StopFlag(), lambda: None).close()
-        monkeypatch.setattr(secure._Connection, call, broken)
+        monkeypatch.setattr(Decrypting, call, broken)
         with pytest.raises((OSError, Unconnected)) as caught:
             connections.get(origin, "/", limits, StopFlag(), lambda: None)
         monkeypatch.undo()
@@ -153,7 +154,7 @@ def test_no_exception_about_a_certificate_escapes(
     def broken(*_: object) -> str:
         raise made(kind)
 
-    monkeypatch.setattr(secure, "_name_trouble", broken)
+    monkeypatch.setattr(secure, "name_trouble", broken)
     client = TlsClient(trust_of(pki), with_proxy=False)
     with RawServer(b"", context=server_context(pki.host)) as server, pytest.raises(TlsFailed) as caught:
         client.connect(Origin("https", "localhost", server.port), 9, StopFlag())

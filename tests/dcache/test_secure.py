@@ -23,7 +23,7 @@ from OpenSSL import SSL
 
 from dcalqr import errors
 from dcalqr.attempt import StopFlag
-from dcalqr.dcache import secure, tls
+from dcalqr.dcache import names, secure, tls
 from dcalqr.dcache.channel import NOTHING_YET, Channel
 from dcalqr.dcache.http1 import Origin, request
 from dcalqr.dcache.secure import TlsChannel, TlsClient, TlsFailed
@@ -249,7 +249,7 @@ def test_whatever_a_library_says_of_a_certificate_is_a_refusal_and_no_one_elses_
 
     client = client_of(pki)
     with monkeypatch.context() as patched:
-        patched.setattr(secure, "_is_name_of", broken)
+        patched.setattr(names, "_is_name_of", broken)
         assert refusal(client, pki.host).trouble == "it cannot be judged: no such kind"
     with TlsServer(server_context(pki.host)) as server:
         assert ask(client, server.port) == OK, "the next connection knows nothing of it"
@@ -757,7 +757,7 @@ def test_bytes_that_are_no_record_break_the_connection_in_words(pki: Pki, before
 
 
 def test_an_error_that_somebody_keeps_can_be_collected(pki: Pki) -> None:
-    """It would end the process without a word: see `decrypt_into`."""
+    """It would end the process without a word: see `decrypting`."""
     garble = lambda secured: os.write(secured.fileno(), b"\x17\x03\x03\x00\x20" + b"x" * 32)  # noqa: E731
     with answering(pki, garble) as channel:
         try:
