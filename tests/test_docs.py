@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -235,3 +236,37 @@ def test_every_option_of_ours_that_a_document_names_exists(document: Path) -> No
             command = command.commands[words.pop(0)]
         known = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known | {"--help", "--version"}, line
+
+
+# --- installation -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("document", "extra"),
+    [("README.md", "demo"), ("docs/install.md", "demo"), ("docs/monitoring-elasticsearch.md", "elasticsearch")],
+)
+def test_a_document_says_how_an_extra_comes_from_an_index_and_from_a_checkout(document: str, extra: str) -> None:
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+    assert extra in project["optional-dependencies"]
+    text = " ".join((TOP / document).read_text().split())
+    assert f"pip install '{project['name']}[{extra}]'" in text
+    assert f"pip install '.[{extra}]'" in text
+
+
+def test_the_installation_makes_the_folders_that_the_example_names_and_the_unit_may_write() -> None:
+    local = tomllib.loads((TOP / "config.example.toml").read_text())["local"]
+    download, state = local["downloadfolder"], str(Path(local["failedtasksfile"]).parent)
+    commands = [each.text for each in shell_commands(DOCS / "install.md")]
+    made = {text.split()[-1] for text in commands if text.startswith("install -d") and "-o dcalqr -g dcalqr" in text}
+    assert made == {download, state}
+    for name in ("dcalqr.service", "dcalqr@.service"):
+        unit = (TOP / "systemd" / name).read_text()
+        assert f"\nReadWritePaths=-{download}\n" in unit
+        assert re.search(rf"\nStateDirectory={Path(state).name}(/%i)?\n", unit)
+
+
+def test_the_installation_makes_the_user_before_what_belongs_to_it_and_checks_before_it_starts() -> None:
+    commands = [each.text for each in shell_commands(DOCS / "install.md")]
+    order = ["pip install .", "systemd-sysusers", "-o dcalqr", "check --config", "daemon-reload", "enable --now dcalqr"]
+    found = [next(number for number, text in enumerate(commands) if words in text) for words in order]
+    assert found == sorted(found)

@@ -25,6 +25,7 @@ from tests.support.site import FOLDER, ROOT, SETTLE_SECONDS, DaemonProcess, Site
 # What needs root, systemd, an image, a search server or the network, and what runs it there: a file, and words in it.
 ELSEWHERE = {
     r"make demo": ("tests/demo/test_demo.py", "demo"),
+    r"\.venv/bin/dcalqr demo --stay": ("tests/demo/test_trial.py", '"--stay"'),
     r"make test": ("Makefile", "test: prepare lint"),
     r"make wheel|make dcalqr\.pyz": ("Makefile", "pyz-test: dcalqr.pyz"),
     r"\./dcalqr\.pyz --version": ("tests/pyz/test_pyz.py", '"--version"'),
@@ -43,15 +44,14 @@ ELSEWHERE = {
     r"journalctl -u dcalqr.*": ("tests/boot/machine.py", "journalctl"),
     r"docker build .*": ("tests/image/test_image.py", '"bud"'),
     r"docker run .*": ("tests/image/test_image.py", '"create", "--pull=never"'),
-    r"dcalqr elastic setup .*": ("tests/metrics/test_search_setup.py", '"elastic", "setup"'),
-    r"pip install 'dcalqr\[elasticsearch\]'": ("pyproject.toml", "elasticsearch = ["),
+    r"dcalqr elastic setup .*": ("tests/metrics/test_setup.py", '"elastic", "setup"'),
     r"POST /_security/api_key|\{\"name\": .*": ("tests/metrics/test_search_faults.py", '"POST", "/_security/api_key"'),
 }
 # The mark at a block's fence names the tests that run it.
 SUITES = {"boot": "tests/boot/", "image": "tests/image/", "pyz": "tests/pyz/"}
 
 # What is run here needs one of these and nothing else: a command that was forgotten above must not reach this machine.
-PROGRAMS = {"dcalqr", "curl", "cut", "grep", "ls", "mv", "openssl"}
+PROGRAMS = {"dcalqr", "curl", "cut", "grep", "ls", "mv", "openssl", "runuser"}
 # Needs that no instance runs.
 STOPPED = re.compile(r"dcalqr offsets .*--partition|dcalqr run |mv ")
 NAME = "raw/0042.fits"
@@ -123,6 +123,7 @@ class World:
             "127.0.0.1:9464": f"127.0.0.1:{port}",
             "PATH": f"{ROOT}{FOLDER}/{NAME}",
             "python3 -c": f"{sys.executable} -c",
+            "runuser -u dcalqr -- ": "",  # nobody here is the daemon's user but we
         }
         self.daemon = DaemonProcess(self.config, self.folder, {})
 

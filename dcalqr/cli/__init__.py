@@ -5,6 +5,10 @@ What a command needs is imported by that command: `dcalqr --version` must not wa
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import sys
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +38,21 @@ def main() -> None:
     """
 
 
+@contextlib.contextmanager
+def _starting() -> Iterator[None]:
+    """Load what the daemon needs without two costs of a start that give it nothing, together a sixth of its CPU.
+
+    Modules and classes are no garbage, so nobody looks for any; and httpx leaves out its own command line, which brings
+    rich, where it cannot be imported.
+    """
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # to Python: there is no such module
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 @main.command()
 @config_option
 @fails_in_words
@@ -43,13 +62,14 @@ def run(path: Path) -> int:
     TERM or INT drains: running copies end, offsets are committed; a second one stops at once. HUP reloads credentials,
     maxdownloads, minrate and log.level, and reopens log.file.
     """
-    import asyncio
+    with _starting():
+        import asyncio
 
-    from dcalqr import log
-    from dcalqr.daemon import Daemon
-    from dcalqr.log.file import LogFile
+        from dcalqr import log
+        from dcalqr.daemon import Daemon
+        from dcalqr.log.file import LogFile
 
-    config = load_config(path)
+        config = load_config(path)
     log_file = None if config.log.file is None else LogFile(config.log.file)
     log.configure(config.log.level, log_format(config), None if log_file is None else log_file.stream)
 
@@ -62,7 +82,7 @@ def run(path: Path) -> int:
 
 @main.command()
 @config_option
-@click.option("--online", is_flag=True, help="Also ask Kafka, the door and the download folder.")
+@click.option("--online", is_flag=True, help="Also ask Kafka, the door, the download folder and the sinks.")
 @fails_in_words
 def check(path: Path, online: bool) -> int:  # noqa: FBT001 - click gives flags so
     """Check the configuration file; with --online also what it names.
@@ -193,16 +213,25 @@ def _servers(_context: click.Context, _parameter: click.Parameter, given: str | 
     callback=_servers,
     help="Use this Kafka (without TLS), with a topic and a group of the demo's own, which it removes.",
 )
+@click.option(
+    "--stay", is_flag=True, help="A trial site instead: Kafka and dCache alone, until Ctrl-C, for a daemon of yours."
+)
 @click.option("--keep", is_flag=True, help="Keep the demo's folder: configuration, log, reports, files.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Other sizes, contents and noise.")
 @fails_in_words
-def demo(servers: list[str] | None, keep: bool, seed: int) -> int:  # noqa: FBT001 - click gives flags so
+def demo(servers: list[str] | None, stay: bool, keep: bool, seed: int) -> int:  # noqa: FBT001 - click gives flags so
     """Show the real daemon at work on this machine, in 15 seconds.
 
     A few hundred files are uploaded to a small dCache of its own (a door and two pools over TLS) and announced by a
     Kafka inside this program, or by yours with --servers. Some of them meet trouble. At the end every file is checked;
     the exit code is 0 only if all is as it should be.
-    """
-    from dcalqr.demo import perform
 
-    return errors.EXIT_OK if perform(servers, seed=seed, keep=keep) else errors.EXIT_UNEXPECTED
+    With --stay there is no daemon: Kafka and dCache stay until Ctrl-C, with an upload every few seconds and a
+    configuration for them, and the commands to try in a second terminal are shown.
+    """
+    from dcalqr import demo as demos
+
+    if stay:
+        demos.stay(servers, seed=seed, keep=keep)
+        return errors.EXIT_OK
+    return errors.EXIT_OK if demos.perform(servers, seed=seed, keep=keep) else errors.EXIT_UNEXPECTED

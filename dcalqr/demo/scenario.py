@@ -92,20 +92,20 @@ class Scenario:
 
 def make(rng: random.Random) -> Scenario:
     """Make a scenario; the same state of `rng` gives the same one."""
-    backlog = tuple(Upload(_name(number), _size_bytes(rng)) for number in range(BACKLOG_UPLOADS))
+    backlog = tuple(Upload(_name(number), size_bytes(rng)) for number in range(BACKLOG_UPLOADS))
     chosen = rng.sample([upload.name for upload in backlog], REPEATED + OVERWRITTEN)
     special = [
-        Upload("00002/wrong_checksum_once.fits", _size_bytes(rng), Kind.WRONG_SUM),
+        Upload("00002/wrong_checksum_once.fits", size_bytes(rng), Kind.WRONG_SUM),
         Upload("00002/pool_stalls.fits", STALLED_BYTES, Kind.STALLED),
-        Upload("00002/not_there_yet.fits", _size_bytes(rng), Kind.LATE),
-        Upload("00002/forbidden.fits", _size_bytes(rng), Kind.FORBIDDEN),
-        *(Upload(f"00002/by_srm_{number}.fits", _size_bytes(rng), Kind.STAGED) for number in range(STAGED_UPLOADS)),
+        Upload("00002/not_there_yet.fits", size_bytes(rng), Kind.LATE),
+        Upload("00002/forbidden.fits", size_bytes(rng), Kind.FORBIDDEN),
+        *(Upload(f"00002/by_srm_{number}.fits", size_bytes(rng), Kind.STAGED) for number in range(STAGED_UPLOADS)),
         Upload("00002/empty.fits", 0),
         Upload("00002/large.fits", LARGE_BYTES),
-        Upload("00002/strange name #1, 100%?.fits", _size_bytes(rng)),
+        Upload("00002/strange name #1, 100%?.fits", size_bytes(rng)),
     ]
     plain = range(BACKLOG_UPLOADS, BACKLOG_UPLOADS + LIVE_UPLOADS - len(special))
-    live = [Upload(_name(number), _size_bytes(rng)) for number in plain]
+    live = [Upload(_name(number), size_bytes(rng)) for number in plain]
     step = len(live) // len(special)
     for number, upload in enumerate(special):
         live.insert(number * (step + 1), upload)
@@ -116,5 +116,6 @@ def _name(number: int) -> str:
     return f"{number // 50:05d}/image_{number:04d}.fits"
 
 
-def _size_bytes(rng: random.Random) -> int:
+def size_bytes(rng: random.Random) -> int:
+    """Return the size of a file as real ones have it."""
     return min(LARGEST_BYTES, round(rng.lognormvariate(math.log(MEDIAN_BYTES), SPREAD)))

@@ -7,20 +7,18 @@ import random
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 
 from dcalqr import errors
 from dcalqr.demo import scenario as scenarios
 from dcalqr.demo import verdict
-from dcalqr.demo.broker import PARTITIONS, Broker
+from dcalqr.demo.broker import Broker
 from dcalqr.demo.child import Child
 from dcalqr.demo.journal import Journal
 from dcalqr.demo.play import DaemonEnded, Play
 from dcalqr.demo.scenario import Scenario
-from dcalqr.demo.site import Site
+from dcalqr.demo.site import Site, new_site
 from dcalqr.demo.storage import FOLDER, ROOT, Storage
 from dcalqr.demo.story import Story
 
@@ -59,10 +57,7 @@ class Show:
                 "About 15 s; Ctrl-C ends it.\n"
             )
             with Broker(self._servers) as broker, Storage(site.certificates, rng, broker.publish) as storage:
-                story.say("Kafka", f"{_kind_of(broker)} at {','.join(broker.servers)}, topic {broker.topic}")
-                story.say(
-                    "dCache", f"a door at {storage.door.url} and two pools, all by TLS with throw-away certificates"
-                )
+                story.surroundings(broker, storage)
                 site.write_config(broker.servers, broker.topic, broker.group, storage.door.url, storage.pki)
                 self._act(scenario, site, storage, broker, story)
                 self._tell(scenario, site, story)
@@ -124,10 +119,7 @@ class Show:
     @contextlib.contextmanager
     def _folder(self, story: Story) -> Iterator[Site]:
         """Give a temporary folder; it goes at the end unless it is to stay, or something is wrong."""
-        try:
-            site = Site(Path(tempfile.mkdtemp(prefix="dcalqr-demo-")))
-        except OSError as error:
-            raise errors.CannotCreate(path=tempfile.gettempdir(), why=str(error.strerror)) from error
+        site = new_site()
         stays = True
         try:
             yield site
@@ -143,22 +135,12 @@ class Show:
         finally:
             story.still()
             if stays:
-                _say_where(site, story)
+                story.folder(site)
             else:
                 shutil.rmtree(site.folder)
                 story.plain("Nothing is left of it; with --keep its folder stays, to be looked at.")
         if self._good:
             _say_next(story)
-
-
-def _kind_of(broker: Broker) -> str:
-    return f"an embedded broker with {PARTITIONS} partitions" if broker.embedded else "your broker"
-
-
-def _say_where(site: Site, story: Story) -> None:
-    story.plain(f"In {site.folder}:")
-    for name, what in site.in_words():
-        story.plain(f"  {name:<15}{what}")
 
 
 def _say_next(story: Story) -> None:

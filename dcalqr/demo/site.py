@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dcalqr import errors
 from dcalqr.demo.storage import FOLDER, ROOT
 from dcalqr.testing.pki import Pki
 
@@ -15,6 +17,21 @@ STALL_SECONDS = 3
 # So that committed offsets can be watched; the default is five.
 COMMIT_SECONDS = 1
 DOWNLOADS = 10
+INSTANCE = "demo"
+
+
+def new_site() -> Site:
+    """Make a temporary folder for one demo.
+
+    Raises
+    ------
+    CannotCreate
+        There is no place for it.
+    """
+    try:
+        return Site(Path(tempfile.mkdtemp(prefix="dcalqr-demo-")))
+    except OSError as error:
+        raise errors.CannotCreate(path=tempfile.gettempdir(), why=str(error.strerror)) from error
 
 
 class Site:
@@ -34,8 +51,17 @@ class Site:
         self.reports = folder / "reports.jsonl"
         self.download = folder / "download"
         self.certificates = folder / "certificates"
+        self.state = folder / "state"
 
-    def write_config(self, servers: Sequence[str], topic: str, group: str, url: str, pki: Pki) -> None:
+    def write_config(
+        self,
+        servers: Sequence[str],
+        topic: str,
+        group: str,
+        url: str,
+        pki: Pki,
+        others: Mapping[str, dict[str, Any]] | None = None,
+    ) -> None:
         """Make the download folder, and the configuration: required keys, and what differs from the defaults.
 
         Parameters
@@ -44,6 +70,8 @@ class Site:
             Of Kafka.
         url, pki
             The door, and what it takes to be let in.
+        others
+            Sections that are added, or stand instead of those of the same name.
         """
         self.download.mkdir()
         sections: dict[str, dict[str, Any]] = {
@@ -65,24 +93,26 @@ class Site:
                 "capath": str(pki.certificates),
                 "downloadfolder": str(self.download),
                 "failedtasksfile": str(self.failed),
-                "statefolder": str(self.folder / "state"),
+                "statefolder": str(self.state),
                 "minfree": 0,  # the demo is small, and a full disk shows by itself
             },
-            "daemon": {"instance": "demo"},
+            "daemon": {"instance": INSTANCE},
             "log": {"level": "info", "format": "json"},
             "reports": {"file": str(self.reports)},
+            **(others or {}),
         }
         self.config.write_text("\n".join(_section(name, keys) for name, keys in sections.items()), encoding="utf-8")
 
     def in_words(self) -> list[tuple[str, str]]:
         """Return what lies here, and what each is."""
-        return [
+        known = [
             (self.config.name, "the configuration"),
             (self.log.name, "the daemon's log, a JSON object a line"),
             (self.reports.name, "one line for each transfer: sizes, checksums, times"),
             (self.failed.name, "one row for each file that was given up; dcalqr replay runs them again"),
             (f"{self.download.name}/", "the files that landed"),
         ]
+        return [(name, what) for name, what in known if (self.folder / name).exists()]
 
 
 def _section(name: str, keys: dict[str, Any]) -> str:

@@ -12,6 +12,9 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from dcalqr.demo.broker import PARTITIONS, Broker
+from dcalqr.demo.site import Site
+from dcalqr.demo.storage import Storage
 from dcalqr.demo.verdict import Check
 from dcalqr.logtext import show
 
@@ -50,6 +53,18 @@ class Story:
     def plain(self, text: str = "", style: str = "") -> None:
         """Write a line without time."""
         self._print(Text(text, style))
+
+    def surroundings(self, broker: Broker, storage: Storage) -> None:
+        """Tell which Kafka and which dCache there are."""
+        kind = f"an embedded broker with {PARTITIONS} partitions" if broker.embedded else "your broker"
+        self.say("Kafka", f"{kind} at {','.join(broker.servers)}, topic {broker.topic}")
+        self.say("dCache", f"a door at {storage.door.url} and two pools, all by TLS with throw-away certificates")
+
+    def folder(self, site: Site) -> None:
+        """Tell where everything lies."""
+        self.plain(f"In {site.folder}:")
+        for name, what in site.in_words():
+            self.plain(f"  {name:<15}{what}")
 
     def counts(self, text: str) -> None:
         """Show how far it is."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -21,34 +19,14 @@ from dcalqr.demo.journal import Journal
 from dcalqr.demo.scenario import Kind
 from dcalqr.demo.site import Site
 from dcalqr.demo.storage import FOLDER, ROOT, Storage
+from tests.demo.running import CHECKOUT, running
 from tests.support.kafka import KafkaBroker
 from tests.support.ports import free_ports
 from tests.support.process import wait_until
 
-CHECKOUT = Path(__file__).parents[2]
 # The demo takes 15 s on an idle machine.
 DEMO_SECONDS = 110.0
 START_SECONDS = 60.0
-
-
-@contextmanager
-def running(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A demo as a process, its temporary folder below `folder`; every warning is an error."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dcalqr", "demo", *arguments],
-        cwd=CHECKOUT,
-        env={**os.environ, "TMPDIR": str(folder), "PYTHONWARNINGS": "error"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
-            child.kill()
-        process.kill()
-        process.communicate()
 
 
 def ended(process: subprocess.Popen[str]) -> str:
@@ -123,11 +101,13 @@ def test_a_demo_whose_daemon_dies_says_so_and_keeps_the_folder(tmp_path: Path) -
     assert f"In {folder}:" in said
 
 
-def test_without_confluent_kafka_the_demo_says_what_to_install() -> None:
-    program = "import sys; sys.modules['confluent_kafka'] = None; from dcalqr.cli import main; main(['demo'])"
+@pytest.mark.parametrize("option", [[], ["--stay"]])
+def test_without_confluent_kafka_the_demo_says_what_to_install(option: list[str]) -> None:
+    words = ["demo", *option]
+    program = f"import sys; sys.modules['confluent_kafka'] = None; from dcalqr.cli import main; main({words})"
     done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert done.returncode == errors.EXIT_UNAVAILABLE
-    assert "pip install '.[demo]'" in done.stderr
+    assert "pip install 'dcalqr[demo]', or from a checkout: pip install '.[demo]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 
