@@ -21,7 +21,7 @@ from collections import deque
 from queue import SimpleQueue
 from typing import NoReturn
 
-from dcalqr import errors
+from dcalqr import __version__, errors
 from dcalqr.attempt import StopFlag, copy_once
 from dcalqr.copiers import wire
 from dcalqr.copiers.clients import Clients
@@ -246,7 +246,9 @@ def _sayable(facts: dict[str, errors.Fact]) -> dict[str, errors.Fact]:
 
 
 def main() -> NoReturn:
-    """Be a worker; the only argument is the number of the socket."""
+    """Be a worker; the arguments are the number of the socket and the daemon's version."""
+    if sys.argv[2:] != [__version__]:
+        os._exit(wire.EXIT_OTHER_VERSION)
     # The daemon alone decides when a worker ends. A terminal sends INT and HUP, and systemd (KillMode=control-group)
     # sends TERM, to the whole group: the daemon drains then, and its workers are what it drains. They were blocked
     # before this process began, so not even its first moments are in danger.

@@ -7,7 +7,7 @@ import functools
 import random
 from collections.abc import Callable
 
-from dcalqr import errors, log
+from dcalqr import __version__, errors, log
 from dcalqr.copiers import wire
 from dcalqr.copiers.outstanding import Outstanding
 from dcalqr.copiers.process import WorkerProcess
@@ -87,7 +87,7 @@ class Crew:
         self._failures = 0
         self._looked_at = 0.0
         self._opening: set[Worker] = set()
-        self._begun = self._closing = False
+        self._begun = self._closing = self._outdated = False
         self._starting: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None
         self._log = log.get()
@@ -172,6 +172,7 @@ class Crew:
 
     def _listen(self, worker: Worker, message: wire.Up) -> None:
         if isinstance(message, wire.Ready):
+            self._outdated = False
             self._opening.discard(worker)
             worker.ready = worker in self._serving
             self._wake()
@@ -232,6 +233,9 @@ class Crew:
         return self._start_later()
 
     def _say_death(self, worker: Worker, lived_seconds: float, wait_seconds: float | None) -> None:
+        if worker.process.is_other_version:
+            self._say_outdated()
+            return
         self._log.error(
             "WORKER",
             pid=worker.process.pid,
@@ -242,6 +246,13 @@ class Crew:
             failures=self._failures or None,
             wait_seconds=None if wait_seconds is None else round(wait_seconds, 1),
         )
+
+    def _say_outdated(self) -> None:
+        """Say once, until a worker can be started again, that this daemon has to be restarted."""
+        if not self._outdated:
+            self._outdated = True
+            why = "dcalqr was upgraded on the disk: workers that end cannot be replaced until this daemon is restarted"
+            self._log.error("RESTART_NEEDED", message=why, version=__version__, workers=self.alive)
 
     def close(self) -> None:
         """Start nothing any more; whoever waits for a worker is told."""

@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+import dcalqr
 from dcalqr.copiers import wire
 
 _READ_BYTES = 64 * 1024
@@ -169,6 +170,11 @@ class WorkerProcess:
         with contextlib.suppress(OSError):  # it is gone already
             self._sock.shutdown(socket.SHUT_WR)
 
+    @property
+    def is_other_version(self) -> bool:
+        """Whether it refused to work, because the files on the disk are of another version than this daemon."""
+        return self.status == wire.EXIT_OTHER_VERSION
+
     def kill(self, why: str) -> None:
         """End it at once; harmless when it has ended."""
         self.why = self.why or why
@@ -199,7 +205,7 @@ def _start(socket_fd: int) -> subprocess.Popen[bytes]:
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS)  # inherited
     try:
         return subprocess.Popen(  # noqa: S603 - ourselves
-            [sys.executable, "-P", "-m", "dcalqr.copiers.child", str(socket_fd)],
+            [sys.executable, "-P", "-m", "dcalqr.copiers.child", str(socket_fd), dcalqr.__version__],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=(socket_fd,),

@@ -1,6 +1,7 @@
 """What the daemon and a worker process say to each other: msgpack, each message behind its length. Both ends.
 
-The two are of one version and start together, so nothing here is kept compatible.
+The two are of one version, so nothing here is kept compatible. A worker is started from the files that are on the disk
+then, and those may have been upgraded under a running daemon: it is told the daemon's version, and refuses another one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from dcalqr.orders import CopyOrder, Landed, Refused
 _LENGTH_BYTES = 4
 # An order with the longest path takes some 20 kB; more than this is no message of ours.
 MOST_BYTES = 1024 * 1024
+# How a worker ends that is of another version than the daemon; beyond sysexits.h, so that nothing else ends like that.
+# All versions have this number and hand the version over alike: as the worker's second argument.
+EXIT_OTHER_VERSION = 79
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):

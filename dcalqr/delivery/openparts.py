@@ -15,7 +15,7 @@ CLOSE_SECONDS = 1.0
 
 
 class OpenParts:
-    """The orders' side of `State.part_opened` and `part_closed`.
+    """The orders' side of `State.part_opened`, `part_joined` and `part_closed`.
 
     Parameters
     ----------
@@ -35,9 +35,7 @@ class OpenParts:
 
         Cancelled, it may leave the directory open until the next start: the sweep looks there once for nothing.
         """
-        if self._state.has_open_parts(directory):
-            self._state.part_opened(directory)  # only counts
-        else:
+        if not self._state.part_joined(directory):
             await asyncio.get_running_loop().run_in_executor(self._threads, self._state.part_opened, directory)
 
     def close(self, directory: tuple[bytes, ...]) -> None:

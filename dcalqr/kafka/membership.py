@@ -12,7 +12,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
 
 from dcalqr import log
@@ -21,14 +21,17 @@ from dcalqr.config import Kafka
 from dcalqr.kafka import settings
 from dcalqr.kafka.contract import Groups, Receiver
 from dcalqr.kafka.ending import forget_commits, stop
+from dcalqr.kafka.halts import Halts, is_undecodable, position_of
 from dcalqr.kafka.listener import Listener
 from dcalqr.kafka.offsets import OffsetTracker, Progress
 from dcalqr.kafka.silence import Silence
-from dcalqr.kafka.startpoints import OffsetsLost, assigned_points, by_number, lost_range
+from dcalqr.kafka.startpoints import OffsetsLost, assigned_points, by_number
 
 POLL_SECONDS = 0.2
 # Decoding and judging them takes 3 ms, in which nothing else is done; the window overflows by as many, at most.
 BATCH_RECORDS = 500
+# A poll of one partition that has something to read: what comes over the slowest line that is of any use.
+ALONE_SECONDS = 5.0
 REVOCATION_SECONDS = 1.0
 COMMIT_SECONDS = 10.0
 # Commits fail again and again during an outage; one line says so.
@@ -82,7 +85,8 @@ class Membership:
         self._said_at = float("-inf")
         self.quiet = False  # the instance drains: what is polled is not taken, and so never committed
         self.frozen = False  # something is broken that nobody understands: nothing is committed
-        self.halted: dict[int, str] = {}
+        self._halts = Halts(self._consumer, self._trackers, lost_too=kafka.onoffsetloss == "halt")
+        self.halted = self._halts.why
         self.rebalances = self.commit_failures = self.stale_batches = 0
         self.last_commit_at: float | None = None
 
@@ -112,23 +116,39 @@ class Membership:
         self._apply_pause()
         if self._trouble is not None:
             raise self._trouble
+        await self._fetch(POLL_SECONDS, BATCH_RECORDS)
+
+    async def _alone(self, partition: TopicPartition) -> bool:
+        return not self._receiver.is_full() and await self._fetch(ALONE_SECONDS, 1, partition)
+
+    async def _fetch(self, seconds: float, most: int, *only: TopicPartition) -> bool:
+        """Fetch at most so many records (count), of all partitions or of one only; returns whether some came."""
         try:
-            batches = await self._consumer.getmany(timeout_ms=int(POLL_SECONDS * 1000), max_records=BATCH_RECORDS)
+            batches = await self._consumer.getmany(*only, timeout_ms=int(seconds * 1000), max_records=most)
         except OffsetOutOfRangeError as error:
-            await self._out_of_range(error.args[0])
-            return
+            await self._halts.out_of_range(error.args[0])
+            return False
         except NoOffsetForPartitionError as error:
             # It can be raised once although the listener has sought meanwhile, or is about to.
             if self._position(error.args[0]) is None and not self._changing:
                 raise
             await asyncio.sleep(0)
-            return
+            return False
+        except Exception as error:
+            if not is_undecodable(error):
+                raise
+            if only:
+                self._halts.undecodable(only[0], error)
+            else:
+                await self._halts.single_out(error, self._alone)
+            return False
         if self._trouble is not None:
             raise self._trouble
         for records, tracker in [] if self.quiet else self._track(batches):
             await self._receiver.receive(records, tracker)
         # With records at hand `getmany` answers at once: without this nobody else would get a turn in a backlog.
         await asyncio.sleep(0)
+        return bool(batches)
 
     def _track(
         self, batches: Mapping[TopicPartition, list[ConsumerRecord]]
@@ -156,17 +176,7 @@ class Membership:
                 tracker.track((), position)
 
     def _position(self, partition: TopicPartition) -> int | None:
-        """Read a position without suspending; None when the assignment is not valid just now."""
-        asking = self._consumer.position(partition)
-        try:
-            asking.send(None)
-        except StopIteration as answer:
-            position: int = answer.value
-            return position
-        except IllegalStateError:
-            return None
-        asking.close()
-        return None
+        return position_of(self._consumer, partition)
 
     def _apply_pause(self) -> None:
         """Pause and resume from our own state, again and again: a rebalance forgets what was paused."""
@@ -179,27 +189,6 @@ class Membership:
                 self._consumer.pause(partition)
             else:
                 self._consumer.resume(partition)
-
-    async def _out_of_range(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """The offset we want is not in the log: deleted by retention, or the topic was made anew."""
-        for partition, wanted in offsets.items():
-            first = (await self._consumer.beginning_offsets([partition]))[partition]
-            if partition not in self._trackers:
-                continue  # meanwhile it is somebody else's, or will be read from the committed offset again
-            why = lost_range(wanted, first)
-            halt = self._kafka.onoffsetloss == "halt"
-            number = partition.partition
-            hint = f"stop all instances, then: dcalqr offsets --partition {number} --to earliest|latest|TIME|OFFSET"
-            self._log.error(
-                "LOST_RANGE", partition=partition.partition, message=why, halted=halt, hint=hint if halt else None
-            )
-            self._trackers.pop(partition, None)
-            self._consumer.seek(partition, first)
-            if halt:
-                self._consumer.pause(partition)
-                self.halted[partition.partition] = why
-            else:
-                self._trackers[partition] = OffsetTracker(partition.topic, partition.partition, first)
 
     # --- assignments ----------------------------------------------------------------------------------------------
 

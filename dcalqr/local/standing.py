@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from typing import NamedTuple
 
 from dcalqr import errors
@@ -15,6 +16,9 @@ from dcalqr.local.oserrors import border
 from dcalqr.orders import Seen
 
 BLOCK_BYTES = 1024 * 1024  # larger reads gain nothing measurable, smaller ones cost system calls
+# By then the kernel has written everything by itself: names after 5 s (ext4) or 30 s (xfs, btrfs), data after 35 s.
+# Far longer, for kernels that are told to wait (laptop mode: 10 min) and for a file server whose clock is behind ours.
+YOUNG_SECONDS = 600.0
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: a FIFO must not hold us
 
@@ -31,6 +35,9 @@ class Existing(NamedTuple):
 
 def look(root_fd: int, directory: tuple[bytes, ...], name: bytes) -> Existing | None:
     """Tell what stands under a name; None: nothing, or its directory is missing.
+
+    A file that we may read is durable on return, with its name: who is told that it is here already need not wonder
+    whether somebody was killed between its rename and the fsync of its directory.
 
     Raises
     ------
@@ -58,6 +65,9 @@ def _described(directory_fd: int, name: bytes, found: os.stat_result) -> Existin
         if seen_of(now) != plain.seen:
             return plain
         pnfsid, adler32 = attributes.read(fd, now)
+        if now.st_ctime > time.time() - YOUNG_SECONDS:  # the time of its rename, or later
+            os.fsync(fd)  # it may be another program's, which has synced nothing
+            os.fsync(directory_fd)
         return plain._replace(pnfsid=pnfsid, adler32=adler32)
     finally:
         os.close(fd)

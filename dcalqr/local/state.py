@@ -32,8 +32,9 @@ class _Hints(msgspec.Struct):
 
 
 HELD_BY_INSTANCE = (
-    "another dcalqr is running with it; stop that one, or give this one a daemon.instance of its own "
-    "and put {instance} into local.failedtasksfile"
+    "another dcalqr is running with this folder (local.statefolder); stop that one, or, if both are meant to run, give "
+    "this one a daemon.instance of its own and put {instance} into local.failedtasksfile, and into local.statefolder "
+    "if the file sets it"
 )
 HELD_BY_REPLAY = "another replay of this instance is running; wait for its end"
 
@@ -143,9 +144,23 @@ class State:
 
     # --- directories with open parts --------------------------------------------------------------------------
 
-    def has_open_parts(self, directory: tuple[bytes, ...]) -> bool:
-        """Whether another order for this directory has begun and not ended: then `part_opened` need not write."""
-        return directory in self._open
+    def part_joined(self, directory: tuple[bytes, ...]) -> bool:
+        """Count one more order for a directory that has some; never waits for a disk.
+
+        Returns
+        -------
+        bool
+            False: call `part_opened`. It has none, or a thread is writing just now and cannot be waited for.
+        """
+        if not self._writing[PARTS].acquire(blocking=False):
+            return False
+        try:
+            joined = directory in self._open
+            if joined:
+                self._open[directory] += 1
+            return joined
+        finally:
+            self._writing[PARTS].release()
 
     def part_opened(self, directory: tuple[bytes, ...]) -> None:
         """An order for this directory begins. Writes only at a directory's first; never raises."""
@@ -253,6 +268,18 @@ class State:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+class Remembered(State):
+    """What an instance left in its state folder, for who only looks: takes no lock and writes nothing."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        with contextlib.suppress(OSError):  # unreadable or not there yet: nothing is remembered
+            self._hints = self._read_hints()
+
+    def remember_mount_point(self, path: str | None) -> None:
+        """Looking is not remembering."""
 
 
 def _hint_line(sign: bytes, directory: tuple[bytes, ...]) -> bytes:

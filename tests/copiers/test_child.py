@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from dcalqr import errors
+from dcalqr import __version__, errors
 from dcalqr.copiers import child, wire
 from dcalqr.orders import CopyOrder, Refused
 from dcalqr.testing.door import Door, Fault
@@ -30,12 +30,12 @@ MOST_RESIDENT_BYTES = 40 * 1024 * 1024
 class Child:
     """A worker process, and the daemon's end of its socket."""
 
-    def __init__(self) -> None:
+    def __init__(self, *arguments: str) -> None:
         self.sock, theirs = socket.socketpair()
         self.sock.settimeout(SOON_SECONDS)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dcalqr.copiers.child", str(theirs.fileno())],
+                [sys.executable, "-m", "dcalqr.copiers.child", str(theirs.fileno()), *arguments],
                 pass_fds=(theirs.fileno(),),
                 cwd=REPOSITORY,
                 stderr=subprocess.PIPE,
@@ -69,7 +69,7 @@ class Child:
 
 @pytest.fixture
 def worker() -> Iterator[Child]:
-    worker = Child()
+    worker = Child(__version__)
     assert worker.hear() == wire.Ready()
     yield worker
     worker.sock.close()
@@ -106,6 +106,14 @@ def test_a_worker_loads_nothing_that_it_does_not_use() -> None:
     ).stdout.split()  # fmt: skip
     heavy = {"asyncio", "aiokafka", "pydantic", "structlog", "orjson", "dcalqr.config", "dcalqr.log"}
     assert heavy.isdisjoint(loaded)
+
+
+@pytest.mark.parametrize("arguments", [(), ("0.0.1",)], ids=["of a daemon that tells none", "another"])
+def test_a_worker_does_not_work_for_a_daemon_of_another_version(arguments: tuple[str, ...]) -> None:
+    worker = Child(*arguments)
+    assert worker.ended() == wire.EXIT_OTHER_VERSION
+    assert worker.sock.recv(1) == b""
+    worker.sock.close()
 
 
 def test_the_end_of_the_messages_is_the_end_of_the_worker(worker: Child) -> None:

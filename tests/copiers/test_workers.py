@@ -15,6 +15,7 @@ import psutil
 import pytest
 import structlog
 
+import dcalqr
 from dcalqr import errors
 from dcalqr.copiers import crew, workers
 from dcalqr.copiers.crew import Worker
@@ -385,6 +386,33 @@ async def test_workers_that_die_at_once_back_off_and_say_so_and_orders_wait(
         await tasks[0]
     program.mend()
     assert all(landed.adler32 == DATA.adler32 for landed in await asyncio.gather(*tasks[1:]))
+    await site.works()
+
+
+async def test_after_an_upgrade_on_the_disk_one_line_asks_for_a_restart_and_orders_wait_at_no_cost(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await site.works()
+    victim, survivor = site.copier.pids
+    served = len(site.door.requests)
+    with structlog.testing.capture_logs() as logs, monkeypatch.context() as patch:
+        patch.setattr(dcalqr, "__version__", "0.0.1")  # what is on the disk is another one
+        os.kill(victim, signal.SIGKILL)
+        await until(lambda: site.copier.deaths >= 4, "workers that refuse")
+        assert site.copier.alive == 1, "who was started before works on"
+        assert (await site.copier.copy(site.order(), Watch())).adler32 == DATA.adler32
+        os.kill(survivor, signal.SIGKILL)
+        await until(lambda: site.copier.alive == 0, "none is left")
+        tasks, deaths = [site.start() for _ in range(SLOTS)], site.copier.deaths
+        await until(lambda: site.copier.deaths >= deaths + 4, "workers that refuse")
+        assert not any(task.done() for task in tasks)
+        assert len(site.door.requests) <= served + 2
+    (line,) = [line for line in logs if line["event"] == "RESTART_NEEDED"]
+    assert (line["log_level"], line["version"], line["workers"]) == ("error", dcalqr.__version__, 1)
+    assert "until this daemon is restarted" in line["message"]
+    assert {line["pid"] for line in logs if line["event"] == "WORKER"} == {victim, survivor}
+    assert site.copier._crew._failures >= 4, "no tight loop"
+    assert all(landed.adler32 == DATA.adler32 for landed in await asyncio.gather(*tasks))  # put back on the disk
     await site.works()
 
 

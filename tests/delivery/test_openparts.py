@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Iterator
@@ -77,6 +78,35 @@ async def test_a_directory_stays_open_while_one_of_its_orders_runs(parts: OpenPa
     parts.close(A)
     parts.flush()
     assert written(state) == b"+a\n"
+
+
+async def test_a_disk_that_hangs_never_holds_up_the_event_loop(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs, goes_on = threading.Event(), threading.Event()
+    real_write = os.write
+
+    def hanging(fd: int, line: bytes) -> int:
+        if line == b"+b\n":
+            hangs.set()
+            goes_on.wait(10)  # an event loop that waits for it gets here, and then finds A opened too early
+        return real_write(fd, line)
+
+    monkeypatch.setattr(os, "write", hanging)
+    with ThreadPoolExecutor(2) as two:
+        parts = OpenParts(state, two)
+        await parts.open(A)
+        first = asyncio.create_task(parts.open(B))
+        await until(hangs.is_set, "the hanging disk")
+        second = asyncio.create_task(parts.open(A))
+        await asyncio.sleep(0)
+        assert not second.done()
+        goes_on.set()
+        await asyncio.gather(first, second)
+    parts.close(A)
+    parts.flush()
+    assert written(state) == b"+a\n+b\n"
+    parts.close(A)
+    parts.flush()
+    assert written(state) == b"+a\n+b\n-a\n"
 
 
 async def test_an_end_after_the_threads_have_gone_is_told_by_the_flush(

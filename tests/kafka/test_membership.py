@@ -292,6 +292,12 @@ async def test_an_offset_beyond_the_end_halts_too(kafka: KafkaBroker, topic: str
         assert "beyond the end" in run.consumer.membership.halted[0]
 
 
+async def test_the_search_for_a_bad_batch_takes_nothing_beyond_a_full_window() -> None:
+    made = await member({}, p0=0)
+    made._receiver.full = True
+    assert not await made._alone(ZERO)
+
+
 # --- silence ------------------------------------------------------------------------------------------------------
 
 

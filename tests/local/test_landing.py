@@ -8,6 +8,7 @@ import resource
 import stat
 import subprocess
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -661,6 +662,68 @@ def test_a_file_we_may_not_read_is_seen_without_attributes(root: Path, root_fd: 
     with nobody():
         found = look(root_fd, order())
     assert (found.size_bytes, found.pnfsid) == (len(DATA), None)
+
+
+class Killed(BaseException):
+    """What no handler may undo."""
+
+
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Take note of the inodes that are synced from here on."""
+    inodes: list[int] = []
+    real_fsync = os.fsync
+
+    def fsync(fd: int) -> None:
+        real_fsync(fd)
+        inodes.append(os.fstat(fd).st_ino)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return inodes
+
+
+def test_a_name_that_a_killed_run_did_not_sync_is_durable_before_the_file_counts_as_here(
+    root: Path, root_fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_: int) -> None:
+        raise Killed
+
+    part = landing.Part.create(root_fd, order())
+    part.finish(PNFSID, None)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", killed)
+        with pytest.raises(Killed):
+            part.publish()
+    inodes = synced(monkeypatch)
+    assert look(root_fd, order()).pnfsid == PNFSID
+    final = root / "run/23003/f.fits"
+    assert inodes == [final.stat().st_ino, final.parent.stat().st_ino]
+    part.discard()
+
+
+@pytest.mark.parametrize(
+    ("clock_seconds", "count"),
+    [(1.0, 2), (standing.YOUNG_SECONDS - 30, 2), (standing.YOUNG_SECONDS + 30, 0), (-3600.0, 2)],
+    ids=["new", "young", "old", "of the future"],
+)
+def test_only_a_young_file_is_synced(
+    root_fd: int, monkeypatch: pytest.MonkeyPatch, clock_seconds: float, count: int
+) -> None:
+    land(root_fd, order())
+    now = time.time() + clock_seconds
+    monkeypatch.setattr(time, "time", lambda: now)
+    inodes = synced(monkeypatch)
+    look(root_fd, order())
+    assert len(inodes) == count
+
+
+def test_a_young_file_that_cannot_be_synced_is_not_told(
+    root: Path, root_fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    land(root_fd, order())
+    monkeypatch.setattr(os, "fsync", refusing(errno.EIO))
+    with pytest.raises(errors.WriteFailed):
+        look(root_fd, order())
+    assert names(root) == {"f.fits"}
 
 
 def test_the_sum_of_a_file_is_read_and_says_which_file(root: Path, root_fd: int) -> None:
