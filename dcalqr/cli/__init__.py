@@ -40,12 +40,12 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _starting() -> Iterator[None]:
-    """Load what the daemon needs without two costs of a start that give it nothing, together a sixth of its CPU.
+    """Load what the daemon needs, without two things that cost a seventh of the start and give it nothing.
 
-    Modules and classes are no garbage, so nobody looks for any; and httpx leaves out its own command line, which brings
-    rich, where it cannot be imported.
+    Modules and classes are no garbage, so nobody looks for any. And httpx and structlog bring rich, for a command line
+    and for tracebacks that the daemon does not use, wherever it can be imported.
     """
-    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # to Python: there is no such module
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # to Python: there is no such module
     gc.disable()
     try:
         yield

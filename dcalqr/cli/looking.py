@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import time
@@ -27,8 +26,10 @@ def where(path: Path, file: str, online: bool, as_json: bool) -> int:  # noqa: F
     PATH is the file's path in dCache, or here, or below the watched folder.
 
     Exit code 0: it is here (with --online: and the same as at the door), 1: it is not here, 3: it is here, but the door
-    has another one or none, or a newer upload is on its way, 69: the door gives no answer.
+    has another one or none, or a newer upload is on its way, 69: the download folder is away or the door gives no
+    answer, 77: they do not let us look, 78: the configuration is refused.
     """
+    import asyncio
     from io import BytesIO
 
     from dcalqr import log
@@ -56,7 +57,12 @@ def where(path: Path, file: str, online: bool, as_json: bool) -> int:  # noqa: F
 @click.option("--json", "as_json", is_flag=True, help="All that is known, with `well` and `complaints`, as JSON.")
 @fails_in_words
 def status(path: Path, as_json: bool) -> int:  # noqa: FBT001 - click gives flags so
-    """Say how the running instance is. Exit code 0: well, 1: not well, 69: not running, 77: not for you to see."""
+    """Say how the running instance is, and what is not well.
+
+    lag counts the records that it is not done with, unread those of them that it has not read.
+
+    Exit code 0: well, 1: not well, 69: not running, 77: not for you to see, 78: the configuration is refused.
+    """
     from dcalqr.looking.status import complaints, in_numbers, read
 
     config = load_config(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from pathlib import Path
@@ -23,7 +22,10 @@ if TYPE_CHECKING:
     from dcalqr.replay.select import Selection
     from dcalqr.replay.topic import TopicResult
 
-_WHEN = "an RFC 3339 time, or a duration until now such as 90s, 30m, 2h, 7d"
+_WHEN = (
+    "an RFC 3339 time such as 2026-01-31T12:00:00Z, a date such as 2026-01-31 (it means 00:00 UTC), or a duration "
+    "until now such as 90s, 30m, 2h, 7d"
+)
 
 
 @click.command()
@@ -34,8 +36,8 @@ _WHEN = "an RFC 3339 time, or a duration until now such as 90s, 30m, 2h, 7d"
     "--reason", "reasons", metavar="WORDS", multiple=True, help="Only rows with these words in their message."
 )
 @click.option("--path", "prefix", metavar="PREFIX", help="Only this file, or files below this folder.")
-@click.option("--since", metavar="TIME", help=f"Only rows written since: {_WHEN}.")
-@click.option("--until", metavar="TIME", help="Only rows written before.")
+@click.option("--since", metavar="TIME", help=f"Only rows written then or later: {_WHEN}.")
+@click.option("--until", metavar="TIME", help="Only rows written before then; as --since.")
 @click.option(
     "--from-topic",
     "stretch",
@@ -50,7 +52,11 @@ def replay(path: Path, csv: Path | None, **options: Any) -> int:
     """Run the failed tasks of a CSV file again.
 
     CSV is local.failedtasksfile by default; a running daemon may stay. Rows that are done are noted in CSV.done and not
-    run twice; what fails again goes to a new file beside CSV. Exit code 0: every row is done, none failed again.
+    run twice; what fails again goes to a new file beside CSV.
+
+    Exit code 0: every row is done, none failed again, 1: some failed again or were not reached, 65: CSV is missing or
+    is no failed-tasks file, 69: Kafka does not answer (--from-topic), 73: another replay is running, or a file cannot
+    be made, 77: a file is not for this user, 78: the configuration is refused.
 
     With --from-topic, uploads of the past run again, for example after a disk was lost: without a consumer group, so
     the daemon's offsets stay as they are. What is here already is left alone. May be killed and repeated.
@@ -64,13 +70,29 @@ def replay(path: Path, csv: Path | None, **options: Any) -> int:
     config = load_config(path)
     if stretch:
         return _from_topic(config, path, *_moments(stretch), dry_run=dry_run)
-    csv = csv or Path(str(config.local.failedtasksfile))
+    selection = _selection(config, **options)
+    csv = found_file(csv, Path(config.local.failedtasksfile))
     if compact:
         return _compact(csv)
-    selection = _selection(config, **options)
     if dry_run:
         return _dry_run(csv, selection)
     return _replay(config, path, csv, selection)
+
+
+def found_file(csv: Path | None, default: Path) -> Path:
+    """Return the file that is meant; raises BadData or NoPermission, with its key, for one that cannot be read."""
+    path, key = (csv, "CSV") if csv else (default, "local.failedtasksfile")
+    try:
+        with path.open("rb"):
+            return path
+    except PermissionError as error:
+        why = f"{error.strerror}; run it as the daemon's user, or as root"
+        raise errors.NoPermission(path=f"{key}: {path}", why=why) from error
+    except FileNotFoundError as error:
+        why = "there is no such file" if csv else "there is no such file: a daemon with this configuration makes it"
+        raise errors.BadData(path=f"{key}: {path}", why=why) from error
+    except OSError as error:
+        raise errors.BadData(path=f"{key}: {path}", why=f"cannot be read: {error.strerror}") from error
 
 
 def _moments(texts: tuple[str, ...]) -> list[float]:
@@ -170,6 +192,8 @@ def _say_failures(result: Progress, config: Path) -> None:
 
 
 def _with_bar(config: Config, work: Callable[[Callable[[Progress], None]], Coroutine[Any, Any, Any]]) -> Any:
+    import asyncio
+
     from dcalqr import log
     from dcalqr.replay.bar import Bar
 
@@ -188,6 +212,8 @@ def _with_bar(config: Config, work: Callable[[Callable[[Progress], None]], Corou
 
 
 def _from_topic(config: Config, path: Path, since: float, until: float, *, dry_run: bool) -> int:
+    import asyncio
+
     from dcalqr.replay.topic import TopicReplay
 
     when = " to ".join(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(each)) for each in (since, until))
@@ -232,6 +258,7 @@ def _say_late(partitions: list[int]) -> None:
 
 
 def _compact(csv: Path) -> int:
+    import asyncio
     from concurrent.futures import ThreadPoolExecutor
 
     from dcalqr.local.compaction import compact

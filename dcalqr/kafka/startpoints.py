@@ -75,12 +75,14 @@ async def _known(consumer: Any, partitions: list[TopicPartition]) -> list[bool]:
 
 
 async def _commit(consumer: Any, partitions: list[TopicPartition], start: str | dt.datetime, *, lost: bool) -> None:
+    # Before the question where the log begins and ends: of a topic that is not its own aiokafka first has to learn who
+    # leads its partitions, and then waits 0.1 s for that.
+    consumer.assign(partitions)
     points = await _resolved(consumer, partitions, start)
     # Asked again, because resolving took time: what another instance has committed stands. Ours, resolved before we
     # saw that there was nothing, can thus never lie behind a record that was produced after the first commit.
     if any(await _known(consumer, partitions)):
         return
-    consumer.assign(partitions)
     try:
         await consumer.commit({partition: OffsetAndMetadata(offset, "") for partition, offset in points.items()})
     except CommitFailedError:

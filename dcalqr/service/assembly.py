@@ -8,10 +8,10 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dcalqr import errors, log
 from dcalqr.config import Config
-from dcalqr.copiers.inline import InlineCopier
 from dcalqr.copiers.workers import WorkersCopier
 from dcalqr.dcache.door import Door
 from dcalqr.dcache.tls import Credentials
@@ -27,6 +27,9 @@ from dcalqr.plugins import TaskContext
 from dcalqr.retry import RetryPolicy
 from dcalqr.service import sinks
 from dcalqr.transfer import Transfer
+
+if TYPE_CHECKING:
+    from dcalqr.copiers.inline import InlineCopier
 
 # A hung mount keeps a thread for ever; a few of them leave room for look-ups on the part that works.
 DESTINATION_THREADS = 8
@@ -200,6 +203,9 @@ def _copier(
 ) -> InlineCopier | WorkersCopier:
     slots, workers = config.dcache.maxdownloads, config.dcache.workers
     if not workers:
+        # Only here: attempts bring a TLS library, 60 ms and 10 MB, which is for the process that runs them to pay.
+        from dcalqr.copiers.inline import InlineCopier
+
         return InlineCopier(slots, credentials.current, lambda: destination.root_fd)
     return WorkersCopier(
         workers, slots, credentials.current, lambda: destination.root_fd, lambda: destination.root_generation, state

@@ -67,6 +67,30 @@ def test_an_offline_check_needs_no_network_library(site: Site) -> None:
     assert done.stdout.endswith("heavy: []\n")
 
 
+def test_a_daemon_leaves_to_its_workers_what_only_attempts_need_and_loads_no_command_line_of_others(site: Site) -> None:
+    file = site.folder / "file"
+    file.write_text("")
+    config = site.write_config(local={"statefolder": str(file / "state")})  # it ends when all is loaded
+    done = dcalqr_command("run", "--config", config, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 73
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert {"dcalqr.service.assembly", "aiokafka", "httpx"} <= loaded
+    assert loaded & {"dcalqr.attempt", "OpenSSL", "cryptography", "rich.text"} == set()
+
+
+@pytest.mark.parametrize("content", [None, "[kafka]\ntopik = 1\n"])
+def test_garbage_is_collected_however_a_start_ends(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "dcalqr.toml"
+    if content is not None:
+        path.write_text(content)
+    program = (
+        "import gc\nfrom dcalqr.cli import main\n"
+        f"try:\n    main(['run', '--config', {str(path)!r}])\nexcept SystemExit:\n    print('enabled:', gc.isenabled())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "enabled: True\n"
+
+
 def test_the_help_names_every_command_and_exit_code() -> None:
     done = dcalqr_command("--help")
     for word in (
@@ -137,7 +161,7 @@ def test_two_daemons_cannot_share_a_csv_or_a_state_folder(site: Site) -> None:
         refused(
             site,
             73,
-            "failed.state: another dcalqr is running with it; stop that one, or give this one a daemon.instance",
+            "failed.state: another dcalqr is running with this folder (local.statefolder); stop that one, or,",
             local=state,
         )
         assert first.process.poll() is None

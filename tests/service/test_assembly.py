@@ -29,6 +29,7 @@ class Kept:
     """A sink that keeps."""
 
     name = "kept"
+    gather_seconds = 0.0
 
     def __init__(self) -> None:
         self.reports: list[TransferReport] = []
