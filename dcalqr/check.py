@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
 import grp
+import http.client
 import os
 import socket
 import ssl
@@ -20,11 +21,14 @@ from dcalqr.dcache.door import Door
 from dcalqr.delivery.places import Places
 from dcalqr.kafka.groups import Group
 from dcalqr.local.destination import Destination
-from dcalqr.local.state import State
+from dcalqr.local.state import Remembered
+from dcalqr.metrics import setup
 
 # Renewal jobs run every few hours; less than this is one that did not run.
 PROXY_WARNING_SECONDS = 3600.0
 LISTEN_SECONDS = 3.0
+# Ten times what a daemon shows; another's program may say any amount.
+PAGE_BYTES = 1024 * 1024
 
 
 @dataclass
@@ -42,32 +46,28 @@ class Findings:
 
 
 async def look(config: Config) -> Findings:
-    """Ask Kafka, the door and the download folder whether they are as configured; changes nothing lasting."""
+    """Ask Kafka, the door, the download folder and the sinks whether they are as configured; changes nothing lasting.
+
+    What a sink or the port of the pages is not up to is a warning: copies go on without.
+    """
     findings = Findings()
     _look_at_folder(config, findings)
     trust = _look_at_credentials(config, findings)
-    if trust is not None:
+    if trust is None:
+        url = _folder_url(config)
+        findings.warnings.append(f"{url}: the door was not asked, because the credential cannot be used")
+    else:
         await _look_at_door(config, trust, findings)
     await _look_at_kafka(config, findings)
+    await _look_at_search_servers(config, findings)
+    await asyncio.to_thread(_look_at_port, config, findings)
     return findings
-
-
-class _Remembered(State):
-    """What the running instance remembers of the mount point; takes no lock and writes nothing."""
-
-    def __init__(self, folder: str) -> None:
-        super().__init__(folder)
-        with contextlib.suppress(OSError):  # unreadable or not there yet: nothing is remembered
-            self._hints = self._read_hints()
-
-    def remember_mount_point(self, path: str | None) -> None:
-        """Looking is not remembering."""
 
 
 def _look_at_folder(config: Config, findings: Findings) -> None:
     local = config.local
     folder = str(local.downloadfolder)
-    state = _Remembered(str(local.statefolder))
+    state = Remembered(str(local.statefolder))
     destination = Destination(folder, minfree_percent=local.minfree, requiremount=local.requiremount, state=state)
     try:
         destination.check()
@@ -132,7 +132,7 @@ def _look_at_credentials(config: Config, findings: Findings) -> tls.Trust | None
 async def _look_at_door(config: Config, trust: tls.Trust, findings: Findings) -> None:
     dcache = config.dcache
     door = Door(dcache.url, lambda: trust)
-    url = Places(dcache.url, dcache.root, dcache.folder).folder_url
+    url = _folder_url(config)
     try:
         await _ask(door, url, dcache.base, trust)
     except errors.NotFound:
@@ -147,6 +147,10 @@ async def _look_at_door(config: Config, trust: tls.Trust, findings: Findings) ->
         findings.good.append(f"{url}: the door serves the folder")
     finally:
         await door.aclose()
+
+
+def _folder_url(config: Config) -> str:
+    return Places(config.dcache.url, config.dcache.root, config.dcache.folder).folder_url
 
 
 async def _ask(door: Door, url: str, base: Base, trust: tls.Trust) -> None:
@@ -191,3 +195,48 @@ async def _look_at_kafka(config: Config, findings: Findings) -> None:
     )
     lost = [each for each in offsets if each.gap]
     findings.warnings += [f"partition {each.partition}: {each.gap} records were deleted unread" for each in lost]
+
+
+async def _look_at_search_servers(config: Config, findings: Findings) -> None:
+    try:
+        looked = await setup.look(config)
+    except errors.ConfigError as error:  # the daemon would not start
+        findings.wrong(str(error), error.exit_code)
+        return
+    for each in looked:
+        (findings.good if each.is_well else findings.warnings).append(f"{each.name}: {each.words}")
+
+
+def _look_at_port(config: Config, findings: Findings) -> None:
+    """See whether the pages could be served: by listening there for a moment, unless this instance's daemon does."""
+    address, port = config.prometheus.address, config.prometheus.port
+    if port is None:
+        return
+    where = f"prometheus.port: {port} at {address}"
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        socket.create_server((address, port), family=family).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and _is_ours(address, port, config.daemon.instance):
+            findings.good.append(f"{where}: this instance's daemon answers")
+            return
+        why = os.strerror(error.errno or 0)
+        findings.warnings.append(f"{where}: {why}; no metrics and no status page would be served, copies go on")
+    else:
+        findings.good.append(f"{where}: free")
+
+
+def _is_ours(address: str, port: int, instance: str) -> bool:
+    """Whether who listens there is the daemon of this instance."""
+    asking = http.client.HTTPConnection(address, port, timeout=LISTEN_SECONDS)
+    try:
+        asking.request("GET", "/metrics")
+        metrics = asking.getresponse().read(PAGE_BYTES)
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        asking.close()
+    return any(
+        line.startswith(b"dcalqr_build_info{") and f'name="{instance}"'.encode() in line
+        for line in metrics.splitlines()
+    )

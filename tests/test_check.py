@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,10 +15,12 @@ from typing import Any
 import pytest
 
 from dcalqr import errors
-from dcalqr.check import Findings, _look_at_folder, look
+from dcalqr.check import Findings, _look_at_folder, _look_at_port, _look_at_search_servers, look
 from dcalqr.config import load
 from dcalqr.config.warnings import warnings_of
+from dcalqr.metrics import setup
 from dcalqr.testing.door import Fault
+from tests.support.fake_search import FakeSearch
 from tests.support.ports import free_ports
 from tests.support.site import FOLDER, SETTLE_SECONDS, Site
 
@@ -225,6 +229,8 @@ async def test_online_an_expired_proxy_ends_with_77_without_asking_the_door(site
     assert found.exit_code == errors.EXIT_NO_PERMISSION
     assert any("expired" in words for words in found.bad)
     assert not site.door.requests
+    not_asked = "the door was not asked, because the credential cannot be used"
+    assert found.warnings == [f"{site.door.url}{FOLDER}: {not_asked}"]
 
 
 @pytest.mark.parametrize("proxy", ["proxy_broken", "proxy_no_chain", "proxy_unknown_ca", "proxy_revoked"])
@@ -283,3 +289,115 @@ def test_the_first_dcalqrs_rows_are_noticed_before_the_daemon_refuses_them(site:
         assert done.returncode == code, done.stdout + done.stderr
         assert f"{kind}: local.failedtasksfile: " in done.stdout
         assert "the daemon will not start until it is moved away" in done.stdout
+
+
+# --- the sinks ----------------------------------------------------------------------------------------------------
+
+
+async def sinks_of(site: Site, **sections: dict[str, Any]) -> Findings:
+    """Look at sections of sinks only."""
+    findings, config = Findings(), load(site.write_config("dcalqr.toml", **sections))
+    await _look_at_search_servers(config, findings)
+    await asyncio.to_thread(_look_at_port, config, findings)
+    return findings
+
+
+@pytest.mark.parametrize("section", ["elasticsearch", "opensearch"])
+async def test_online_a_search_server_without_the_template_is_a_warning_until_the_setup(
+    site: Site, section: str
+) -> None:
+    with FakeSearch().running() as fake:
+        keys = {section: {"urls": [fake.url], "prefix": "site"}}
+        found = await sinks_of(site, **keys)
+        [words] = found.warnings
+        assert words.startswith(f"{section}: {fake.url}: there is no index template site: run dcalqr elastic setup;")
+        assert words.endswith("no report is stored there; copies go on")
+        assert (found.exit_code, found.bad) == (0, [])
+        assert {method for method, _ in fake.requests} <= {"GET", "HEAD"}
+        await setup.set_up(load(site.write_config("dcalqr.toml", **keys)), lambda _: None)
+        found = await sinks_of(site, **keys)
+        assert found.warnings == []
+        [words] = found.good
+        assert words.endswith(f" 8.19.0 at {fake.url}; index template site is there")
+        fake.kept["/_index_template/site"]["_meta"]["digest"] = "older"
+        [words] = (await sinks_of(site, **keys)).warnings
+        assert words.endswith("index template site is of another version: run dcalqr elastic setup")
+
+
+@pytest.mark.parametrize("section", ["elasticsearch", "opensearch"])
+@pytest.mark.parametrize(("status", "reason"), [(401, "login"), (503, "server")])
+async def test_online_a_search_server_that_refuses_is_a_warning(
+    site: Site, section: str, status: int, reason: str
+) -> None:
+    with FakeSearch().running() as fake:
+        fake.refusals["/"] = status
+        found = await sinks_of(site, **{section: {"urls": [fake.url]}})
+    [words] = found.warnings
+    assert words.startswith(f"{section}: {fake.url}: {reason}: ")
+    assert found.exit_code == 0
+
+
+@pytest.mark.parametrize("section", ["elasticsearch", "opensearch"])
+async def test_online_a_login_that_may_only_write_is_well(site: Site, section: str) -> None:
+    with FakeSearch().running() as fake:
+        fake.refusals |= {"/": 403, "/_index_template/dcalqr": 403}
+        found = await sinks_of(site, **{section: {"urls": [fake.url]}})
+    assert found.warnings == []
+    hidden = "index template dcalqr: not for this login to see"
+    assert found.good == [f"{section}: the login is accepted at {fake.url}; {hidden}"]
+
+
+async def test_online_a_search_server_that_is_away_or_a_password_that_is_not_there_is_a_warning(site: Site) -> None:
+    [port] = free_ports(1)
+    password = site.folder / "none"
+    away = {"urls": [f"http://localhost:{port}"]}
+    found = await sinks_of(site, elasticsearch=away, opensearch={**away, "user": "x", "passwordfile": str(password)})
+    assert found.exit_code == 0
+    first, second = found.warnings
+    assert first.startswith(f"elasticsearch: http://localhost:{port}: unreachable: ")
+    assert f"credential: {password} cannot be read: No such file" in second
+
+
+async def test_online_a_search_server_that_does_not_answer_is_not_waited_for_longer_than_its_timeout(
+    site: Site,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        found = await sinks_of(site, elasticsearch={"urls": [url], "timeout": 1})
+    [words] = found.warnings
+    assert words.startswith(f"elasticsearch: {url}: timeout: ")
+
+
+async def test_online_a_library_that_is_missing_is_wrong_because_the_daemon_would_not_start(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "elasticsearch", None)
+    found = await sinks_of(site, elasticsearch={"urls": ["http://localhost:1"]})
+    assert found.exit_code == errors.EXIT_CONFIG
+    assert found.bad == [
+        "[elasticsearch]: its library is not installed here: pip install 'dcalqr[elasticsearch]'",
+    ]
+
+
+async def test_online_a_port_is_free_or_taken_or_this_instances_own(site: Site) -> None:
+    [port] = free_ports(1)
+    settings = {"prometheus": {"port": port}}
+    where = f"prometheus.port: {port} at 127.0.0.1"
+    assert (await sinks_of(site, **settings)).good == [f"{where}: free"]
+    with socket.create_server(("127.0.0.1", port)):
+        found = await sinks_of(site, **settings)
+    words = "Address already in use; no metrics and no status page would be served, copies go on"
+    assert (found.warnings, found.exit_code) == ([f"{where}: {words}"], 0)
+    with site.daemon(site.write_config("dcalqr.toml", **settings)) as daemon:
+        await asyncio.to_thread(daemon.wait_for, "WEB")
+        assert (await sinks_of(site, **settings)).good == [f"{where}: this instance's daemon answers"]
+        other_instance = await sinks_of(site, **settings, daemon={"instance": "two"})
+        assert other_instance.warnings == [f"{where}: {words}"]
+
+
+async def test_online_an_address_of_another_machine_is_a_warning(site: Site) -> None:
+    [port] = free_ports(1)
+    found = await sinks_of(site, prometheus={"port": port, "address": "192.0.2.1"})
+    assert found.warnings[0].startswith(f"prometheus.port: {port} at 192.0.2.1: Cannot assign requested address; ")
+    found = await sinks_of(site, prometheus={"port": port, "address": "::1"})
+    assert found.good or "Cannot assign requested address" in found.warnings[0]  # not every machine has IPv6

@@ -244,6 +244,7 @@ class Credentials:
         stamps = _Stamps(_stamp(self._proxy), _directory_stamp(self._capath))
         aged = time.monotonic() - self._built_at > CONTEXT_LIFE_SECONDS
         if self._trust is not None and stamps == self._stamps and not aged:
+            self.trouble = None  # a broken file that was put back as it had been
             return None
         try:
             if not stamps.capath:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from dcalqr.logtext import show
-from dcalqr.metrics.wording import clock, count, rate, size, span
+from dcalqr.metrics.wording import clock, count, lag, rate, size, span
 
 _BAR_CELLS = 14
 _MOST_COMPLAINTS = 4
@@ -86,9 +86,9 @@ def _head(now: Mapping[str, Any], complaints: list[str]) -> Iterator[Text]:
     up = span(now["time"] - now["started_at"])
     title.append(f"  up {up}, {clock(now['time'])} UTC, version {now['version']}".translate(_NUMBERS), "dim")
     yield title
-    lag, pace = sum(now["kafka"]["lag_records"].values()), now["pace"]
+    pace = now["pace"]
     lines = (
-        f" lag {count(lag)} records, {_catch_up(pace)}; reads {pace['read_per_second']:.0f} records/s",
+        f" {lag(now['kafka'], count)}, {_catch_up(pace)}; reads {pace['read_per_second']:.0f} records/s",
         f" lands {pace['files_per_second']:.2f} files/s, {rate(pace['bytes_per_second'])}; {_life(now)}{_room(now)}",
         f" {count(now['open'])} open ({count(now['waiting_for_visibility'])} wait for visibility); {_settled(now)}",
     )

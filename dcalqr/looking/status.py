@@ -16,9 +16,11 @@ from dcalqr.local.state import STATUS, State
 from dcalqr.metrics.counters import Counters, Reload
 from dcalqr.metrics.pace import Pace, Sample
 from dcalqr.metrics.processes import usage
+from dcalqr.metrics.wording import lag
 from dcalqr.model import Settled
 
 if TYPE_CHECKING:  # `dcalqr status` only reads a file
+    from dcalqr.dcache.tls import Credentials
     from dcalqr.kafka.consumer import Consumer
     from dcalqr.service.assembly import Assembly
     from dcalqr.service.surroundings import Surroundings
@@ -66,8 +68,8 @@ def snapshot(
         "running": _running(assembly),
         "jobs": _jobs(assembly),
         **_counted(assembly.counters),
-        "reports": {"dropped": assembly.reports.dropped, "queued": assembly.reports.queued},
-        "credential_expires_at": _expiry(assembly),
+        "reports": {"lost": assembly.reports.lost, "queued": assembly.reports.queued},
+        **_credential(assembly.credentials),
         "surroundings": surroundings.found(),
     }
 
@@ -161,11 +163,14 @@ def _kafka(assembly: Assembly, consumer: Consumer) -> dict[str, Any]:
     }
 
 
-def _expiry(assembly: Assembly) -> float | None:
+def _credential(credentials: Credentials) -> dict[str, Any]:
+    """Until when the proxy in use is good, None without one; and why there is none, or why none of the files is."""
     try:
-        return assembly.credentials.current().expires_at
-    except errors.CredentialRefused:
-        return None
+        expires_at, trouble = credentials.current().expires_at, credentials.trouble
+    except errors.CredentialRefused as error:
+        expires_at, trouble = None, error
+    why = "" if trouble is None else str(trouble.facts.get("why", trouble))
+    return {"credential_expires_at": expires_at, "credential_trouble": why}
 
 
 def sample(assembly: Assembly, consumer: Consumer, now: float) -> Sample:
@@ -195,7 +200,9 @@ def read(folder: str, instance: str) -> dict[str, Any]:
     found = State.read_status(folder)
     if found is None:
         _let_in(os.path.join(folder, STATUS))
-        raise errors.ServiceUnavailable(service=service, why=f"it is not running: no status in {folder}")
+        raise errors.ServiceUnavailable(
+            service=service, why=f"it is not running: no status in {folder} (local.statefolder)"
+        )
     try:
         age = time.time() - found["time"]
         in_words(found)
@@ -227,8 +234,7 @@ def complaints(status: dict[str, Any]) -> list[str]:
         found.append(f"Kafka: {status['kafka']['trouble']}")
     found += [f"partition {number} is halted: {why}" for number, why in status["kafka"]["halted"].items()]
     found += [f"hold {hold['reason']} for {hold['seconds']:.0f} s: {hold['message']}" for hold in status["holds"]]
-    if status["credential_expires_at"] is None:
-        found.append("no usable credential, see CREDENTIAL in the log")
+    found += _credential_words(status)
     if status["unwritten"]:
         found.append(f"{status['unwritten']} rows or unreadable records cannot be written, see ROW_NOT_WRITTEN")
     if status["stuck_threads"]:
@@ -237,6 +243,17 @@ def complaints(status: dict[str, Any]) -> list[str]:
     if (reload := status.get("reload")) and not reload["ok"]:
         found.append(reload_words(Reload(**reload)))
     return found + list(_destination(status))
+
+
+def _credential_words(status: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with proxy or CA folder, unless a hold says it already."""
+    expires_at, trouble = status["credential_expires_at"], status.get("credential_trouble", "")
+    if expires_at is None:
+        if not any(hold["reason"] == "credential" for hold in status["holds"]):
+            yield f"no usable credential: {trouble or 'see CREDENTIAL in the log'}"
+    elif trouble:
+        until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(expires_at))
+        yield f"{trouble}; the one loaded before is used on, until {until} at the latest"
 
 
 def reload_words(reload: Reload | None) -> str:
@@ -269,6 +286,6 @@ def in_numbers(status: dict[str, Any]) -> str:
     settled = status["settled"]
     words = (
         f"{settled.get('landed', 0)} landed, {settled.get('failed', 0)} failed, {status['open']} open, "
-        f"{status['slots']['taken']} running, lag {sum(status['kafka']['lag_records'].values())}"
+        f"{status['slots']['taken']} running, {lag(status['kafka'], str)}"
     )
     return f"draining; {words}" if status["draining"] else words

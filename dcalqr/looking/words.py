@@ -5,9 +5,18 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterator
+from typing import Any
 
-from dcalqr.looking.where import Found, Row
+from dcalqr.looking.found import GONE, NO_ANSWER, NOT_ASKED, REFUSED_ALL, REFUSED_FILE, SHOWN, Found, Row
 
+_RUNBOOK = "docs/runbook.md"
+_NOT_SHOWN = {
+    GONE: "it has no such file",
+    REFUSED_FILE: "it refuses this file, although it shows the watched folder",
+    REFUSED_ALL: "it refuses our proxy, for the watched folder too",
+    NO_ANSWER: "it tells nothing of the file",
+    NOT_ASKED: "not asked",
+}
 _SHOWN_ROWS = 5  # the newest; more of one file are the same trouble again
 
 
@@ -33,6 +42,9 @@ def in_words(found: Found, config_path: str, now: float) -> Iterator[str]:
 
 def _here(found: Found, now: float) -> Iterator[str]:
     disk = found.disk
+    if found.unknown:
+        yield f"  UNKNOWN whether it is here: {found.unknown}"
+        return
     if disk is None:
         why = found.refused or (f"{found.in_place} stands in its place" if found.in_place else "")
         yield f"  NOT HERE{f': {why}' if why else ''}"
@@ -51,8 +63,8 @@ def _at_door(found: Found) -> Iterator[str]:
     door = found.door
     if door is None:
         return
-    if door.trouble:
-        yield f"  door: {'it has no such file' if door.gone else 'no answer about it'}: {door.trouble}"
+    if door.answer in _NOT_SHOWN:
+        yield f"  door: {_NOT_SHOWN[door.answer]}: {door.trouble}"
         return
     is_same = {True: "THE SAME as here", False: "ANOTHER FILE than here", None: "cannot be compared"}[found.is_same]
     if found.disk is None:
@@ -70,10 +82,16 @@ def _under_way(found: Found) -> Iterator[str]:
         yield f"  daemon: {phase}, for {_ago(found.running['seconds'])}"
     if found.waiting is not None:
         trouble = f"; last trouble: {found.waiting['message']}" if found.waiting["message"] else ""
-        since, tries = _ago(found.waiting["seconds"]), f"{found.waiting['tries']} tries"
-        yield f"  daemon: it waits for {found.waiting['waits_for']}, for {since} so far, {tries}{trouble}"
+        since, tries = _ago(found.waiting["seconds"]), _tries(found.waiting["tries"])
+        yield f"  daemon: it waits for {_awaited(found, found.waiting)}, for {since} so far, {tries}{trouble}"
     if found.unlisted:
         yield f"  daemon: {found.unlisted} jobs are open that its status does not list; it may be one of them"
+
+
+def _awaited(found: Found, waiting: dict[str, Any]) -> str:
+    reason = str(waiting["waits_for"])
+    details = {"a hold": ", ".join(found.holds), "visibility": "the door does not show this upload yet"}
+    return f"{reason} ({details[reason]})" if reason in details else reason
 
 
 def _rows(found: Found) -> Iterator[str]:
@@ -81,33 +99,80 @@ def _rows(found: Found) -> Iterator[str]:
         yield f"  {len(found.rows) - _SHOWN_ROWS} older rows in the failed-tasks files"
     for row in found.rows[-_SHOWN_ROWS:]:
         state = "replayed since" if row.done else "OPEN"
-        tries = f"{row.attempts} {'try' if row.attempts == 1 else 'tries'}"
+        tries = _tries(row.attempts)
         yield f"  given up at {_when(row.at)} after {tries} ({row.error_class}: {row.message}); {state}, in {row.file}"
 
 
 def _next(found: Found, config: str) -> Iterator[str]:
     if found.refused or found.exit_code == 0:
         return
+    answer = SHOWN if found.door is None else found.door.answer
+    if found.unknown:
+        asks = "ask again as the daemon's user, or as root"
+        yield asks if found.may_not_look else f"bring the download folder back, then ask again: {_RUNBOOK}#hold-mount"
+        return
+    if answer in (REFUSED_ALL, NOT_ASKED):
+        yield f"a proxy that the door accepts is needed first: {_RUNBOOK}#hold-credential"
+        yield f"dcalqr check {config} --online"
+        return
+    yield from _for_file(found, answer, config)
+
+
+def _for_file(found: Found, answer: str, config: str) -> Iterator[str]:
+    """What to do where the trouble is this file's own."""
+    if answer == REFUSED_FILE:
+        yield "have its owner, or the door's operators, let this proxy read it; then:"
     if found.running or found.waiting:
-        yield f"dcalqr top {config}"
+        yield from _patience(found, config)
     elif found.open_rows:
         yield from dict.fromkeys(_replay(row, found, config) for row in found.open_rows)
     elif found.door is None:
         yield f"dcalqr where {config} --online {shlex.quote(found.path)}"
-    elif found.door.gone:
+    elif answer == GONE:
         yield "nothing to copy: was it removed or renamed in dCache? Renames are announced to nobody"
-    elif found.door.trouble:
+    elif answer == NO_ANSWER:
         yield f"dcalqr check {config} --online"
-    elif found.unlisted or found.lag_records:
-        yield f"wait: the daemon is {found.lag_records} records behind, and may not have come to it"
     else:
-        if found.instance_trouble:
-            yield "start the daemon: what was uploaded while it was away it will copy"
-        yield f"dcalqr replay {config} --from-topic T1 T2   (T1, T2: times around the upload, RFC 3339)"
+        yield from _not_met(found, config)
+
+
+def _patience(found: Found, config: str) -> Iterator[str]:
+    """What to do for a file that the daemon has in hand."""
+    waits_for = found.waiting["waits_for"] if found.waiting else ""
+    if waits_for == "a hold":
+        yield from (f"end the hold, it goes on by itself within 30 s: {_RUNBOOK}#hold-{each}" for each in found.holds)
+    elif waits_for == "visibility":
+        yield "wait: an SRM upload appears when its writer commits it; dcache.visibleseconds is how long it may take"
+        if found.door is None:
+            yield f"dcalqr where {config} --online {shlex.quote(found.path)}   (does the door show it by now?)"
+    elif waits_for == "another try":
+        yield "wait: it is tried again by itself, and given up as a row after dcache.retrytimes retries"
+    elif found.waiting and found.waiting["message"]:
+        yield "wait: it is tried again by itself; mend what its last trouble names"
+    elif found.waiting or (found.running and found.running["phase"] == "queued"):
+        yield "wait: its turn comes by itself"
+    yield f"dcalqr top {config}"
+
+
+def _not_met(found: Found, config: str) -> Iterator[str]:
+    """What to do for a file that the door has and the daemon knows nothing of."""
+    if found.instance_trouble:
+        yield "start the daemon: what was uploaded while it was away it will copy"
+    elif found.lag is None:
+        yield f"dcalqr status {config}   (the daemon does not say how far it has read)"
+        return
+    elif found.unlisted or found.lag.unread:
+        yield f"wait: the daemon has {found.lag.unread} records unread, and may not have come to it"
+        return
+    yield f"dcalqr replay {config} --from-topic T1 T2   (T1, T2: times around the upload, RFC 3339)"
 
 
 def _replay(row: Row, found: Found, config: str) -> str:
     return f"dcalqr replay {config} --path {shlex.quote(found.path)} {shlex.quote(row.file)}"
+
+
+def _tries(number: int) -> str:
+    return "1 try" if number == 1 else f"{number} tries"
 
 
 def _when(moment: float) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from dcalqr import logtext
 from dcalqr.metrics.page_style import POLICY, STYLE, sign
 from dcalqr.metrics.web import Answer
-from dcalqr.metrics.wording import clock, count, rate, size, span
+from dcalqr.metrics.wording import behind, clock, count, rate, size, span
 
 # Slow enough to read and to copy a word from, quick enough to see a bar move.
 REFRESH_SECONDS = 10
@@ -130,7 +130,7 @@ def _tiles(snapshot: Mapping[str, Any]) -> str:
             f"{size(snapshot['landed_bytes'])} in all; now {rate(pace['bytes_per_second'])},"
             f" {pace['files_per_second'] * 60:.3g} files/min",
         )
-        + _tile("Behind", *_behind(snapshot))
+        + _tile("Lag", *_lag(snapshot))
         + _tile(
             "Under way",
             f"{count(slots['taken'])} of {count(slots['limit'])}",
@@ -141,20 +141,22 @@ def _tiles(snapshot: Mapping[str, Any]) -> str:
     )
 
 
-def _behind(snapshot: Mapping[str, Any]) -> tuple[str, str, str]:
-    pace, partitions = snapshot["pace"], snapshot["kafka"]["partitions"].values()
-    unread = sum(each["unread"] or 0 for each in partitions)
-    if not partitions:
+def _lag(snapshot: Mapping[str, Any]) -> tuple[str, str, str]:
+    pace, found = snapshot["pace"], behind(snapshot["kafka"])
+    if not snapshot["kafka"]["partitions"]:
         return "?", "no partition is assigned", "warnword"
+    if found is None:
+        return "?", "not known yet", ""
+    unread = f"{count(found.unread)} unread"
     match pace["catch_up"]:
         case "done":
-            return "0", "everything is read", ""
+            return count(found.lag), f"{unread}: everything is read", ""
         case "closing":
-            return count(unread), f"records unread; caught up in {span(pace['catch_up_seconds'])}", ""
+            return count(found.lag), f"{unread}; caught up in {span(pace['catch_up_seconds'])}", ""
         case "growing":
-            return count(unread), "records unread, and they become more", "warnword"
+            return count(found.lag), f"{unread}, and they become more", "warnword"
         case _:
-            return count(unread), "records unread; the pace is not known yet", ""
+            return count(found.lag), f"{unread}; the pace is not known yet", ""
 
 
 def _copies(snapshot: Mapping[str, Any]) -> str:

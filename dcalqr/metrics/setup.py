@@ -1,12 +1,15 @@
-"""`dcalqr elastic setup`: tells the search servers of a configuration how reports are to be stored. May be repeated."""
+"""The search servers of a configuration: told how reports are to be stored, or asked whether they would store them.
+
+`dcalqr elastic setup` does the one, and may be repeated; `dcalqr check --online` the other, and changes nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from dcalqr import errors
 from dcalqr.config import Config
@@ -16,6 +19,14 @@ from dcalqr.metrics.access import Access
 from dcalqr.metrics.answers import RequestFailed
 from dcalqr.metrics.bulk import Client, connected
 from dcalqr.metrics.template import MADE_BY, flat_object, flattened, keep_policy, template
+
+_NOTHING_STORED = "until that is mended no report is stored there; copies go on"
+
+_Answer = TypeVar("_Answer")
+
+
+class _Hidden:
+    """Stands for what a server does not show to this login."""
 
 
 class _Server(NamedTuple):
@@ -51,10 +62,77 @@ async def set_up(config: Config, say: Callable[[str], None]) -> None:
             async with _client(server) as client:
                 await _set_up(server, client, lambda words, name=server.name: say(f"{name}: {words}"))  # type: ignore[misc]
         except ImportError:
-            how = f"[{server.name}]: its library is not installed here: pip install 'dcalqr[{server.name}]'"
-            raise errors.ConfigError(complaints=how) from None
+            raise _library_missing(server) from None
         except RequestFailed as error:
             raise _refusal(server, error) from error
+
+
+class Looked(NamedTuple):
+    """What one server answered, `name` being its section: in words, and whether it is as it should be."""
+
+    name: str
+    words: str
+    is_well: bool = False
+
+
+async def look(config: Config) -> list[Looked]:
+    """Ask each server that is configured, with the daemon's login, whether it would store reports.
+
+    Raises
+    ------
+    ConfigError
+        A library is not installed: the daemon would not start.
+    """
+    return [await _look(server) for server in _servers(config) if server.section.urls]
+
+
+async def _look(server: _Server) -> Looked:
+    where, limit = ", ".join(server.section.urls), server.section.timeout
+    try:
+        async with _client(server) as client, asyncio.timeout(limit):
+            version = await _seen(client.version())
+            found = await _seen(client.template(server.section.prefix))
+    except ImportError:
+        raise _library_missing(server) from None
+    except RequestFailed as error:
+        return Looked(server.name, f"{where}: {error.reason}: {error}; {_NOTHING_STORED}")
+    except TimeoutError:
+        return Looked(server.name, f"{where}: timeout: no answer within {limit:g} s; {_NOTHING_STORED}")
+    return _judged(server, where, version, found)
+
+
+async def _seen(question: Awaitable[_Answer]) -> _Answer | _Hidden:
+    """Take an answer; a login that may only write, as the daemon's should, is not shown what else there is."""
+    try:
+        return await question
+    except RequestFailed as error:
+        if error.reason != "forbidden":
+            raise
+        return _Hidden()
+
+
+def _judged(server: _Server, where: str, version: str | _Hidden, found: Mapping[str, Any] | _Hidden | None) -> Looked:
+    name = f"index template {server.section.prefix}"
+    good = f"{'the login is accepted' if isinstance(version, _Hidden) else version} at {where}"
+    if isinstance(found, _Hidden):
+        return Looked(server.name, f"{good}; {name}: not for this login to see", is_well=True)
+    if found is None:
+        return Looked(server.name, f"{where}: there is no {name}: run dcalqr elastic setup; {_NOTHING_STORED}")
+    mark = _mark(found)
+    if mark.get("made_by") == MADE_BY and mark.get("digest") not in _digests(server):
+        return Looked(server.name, f"{where}: {name} is of another version: run dcalqr elastic setup")
+    return Looked(server.name, f"{good}; {name} is there", is_well=True)
+
+
+def _digests(server: _Server) -> set[str]:
+    """Of the templates that a setup may have made: whether there is a lifecycle policy, only the server knows."""
+    prefix = server.section.prefix
+    return {template(prefix, server.extra, policy)["_meta"]["digest"] for policy in (None, prefix)}
+
+
+def _library_missing(server: _Server) -> errors.ConfigError:
+    how = f"[{server.name}]: its library is not installed here: pip install 'dcalqr[{server.name}]'"
+    return errors.ConfigError(complaints=how)
 
 
 def _servers(config: Config) -> list[_Server]:

@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 _SIZES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _SPANS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+class Behind(NamedTuple):
+    """How far an instance is behind its partitions, in records: `lag` not done with, `unread` of them not even read."""
+
+    lag: int
+    unread: int
+
+
+def behind(kafka: Mapping[str, Any]) -> Behind | None:
+    """Sum up a snapshot's section `kafka`; None: no end of a partition is known."""
+    unread = [each["unread"] for each in kafka["partitions"].values() if each["unread"] is not None]
+    return Behind(sum(kafka["lag_records"].values()), sum(unread)) if unread else None
+
+
+def lag(kafka: Mapping[str, Any], shown: Callable[[int], str]) -> str:
+    """The same in the words of `dcalqr status`: lag 173 (0 unread)."""
+    if not kafka["partitions"]:
+        return "no partition assigned"
+    found = behind(kafka)
+    return f"lag {shown(found.lag)} ({shown(found.unread)} unread)" if found else "lag not known yet"
 
 
 def count(number: float) -> str:

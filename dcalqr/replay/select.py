@@ -9,6 +9,7 @@ from dcalqr.config.values import start_point
 from dcalqr.local.failedtask import FailedTask
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _DURATION = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)([smhdw])")
 
 
@@ -48,7 +49,9 @@ EVERYTHING = Selection()
 
 
 def moment(text: str, now: float) -> float:
-    """Return the time, in seconds since the epoch, that an RFC 3339 time, "now" or a duration until now means.
+    """Return the time, in seconds since the epoch, that a text means.
+
+    It is an RFC 3339 time, a date (its begin in UTC), "now", or a duration until now.
 
     Raises
     ------
@@ -60,9 +63,9 @@ def moment(text: str, now: float) -> float:
     if found := _DURATION.fullmatch(text):
         return now - float(found[1]) * _UNITS[found[2]]
     try:
-        meant = start_point(text)
+        meant = start_point(f"{text}T00:00:00Z" if _DATE.fullmatch(text) else text)
     except ValueError as error:
-        words = "is neither a time nor a duration such as 90s, 30m, 2h, 7d"
+        words = "is neither a time, nor a date such as 2026-01-31 (UTC), nor a duration such as 90s, 30m, 2h, 7d"
         raise ValueError(f"{text!r} {words}: {error}") from error
     if isinstance(meant, str):  # earliest, latest
         raise ValueError(f"{text!r} is no time")  # noqa: TRY004 - of a wrong value, not of a wrong type

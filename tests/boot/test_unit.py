@@ -51,11 +51,13 @@ def test_it_starts_copies_and_tells_its_status_in_words(service: Service) -> Non
     service.upload("run/x", b"abc")
     service.wait_settled()
     assert service.landed("run/x") == b"abc"
-    service.machine.wait_for(service.unit, "StatusText", "1 landed, 0 failed, 0 open, 0 running, lag 0")
+    service.machine.wait_for(service.unit, "StatusText", "1 landed, 0 failed, 0 open, 0 running, lag 0 (0 unread)")
     status = service.machine.systemctl("status", service.unit).stdout
-    assert 'Status: "1 landed, 0 failed, 0 open, 0 running, lag 0"' in status
+    assert 'Status: "1 landed, 0 failed, 0 open, 0 running, lag 0 (0 unread)"' in status
     well = service.machine.run("/opt/dcalqr/bin/dcalqr", "status", "--config", "/etc/dcalqr/dcalqr.toml", check=False)
-    assert (well.returncode, well.stdout) == (0, "one: 1 landed, 0 failed, 0 open, 0 running, lag 0\n"), well.stderr
+    assert (well.returncode, well.stdout) == (0, "one: 1 landed, 0 failed, 0 open, 0 running, lag 0 (0 unread)\n"), (
+        well.stderr
+    )
 
 
 def test_a_stop_lets_the_copy_under_way_finish(service: Service) -> None:

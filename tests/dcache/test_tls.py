@@ -215,6 +215,16 @@ def test_a_failed_load_keeps_the_old_generation_and_says_so(own: Pki, broken: st
     assert made.current().generation == before.generation + 1
 
 
+def test_a_file_put_back_as_it_was_is_no_trouble_any_more(own: Pki, tmp_path: Path) -> None:
+    made = credentials(own)
+    own.proxy.rename(tmp_path / "aside")
+    assert not made.refresh()
+    assert made.trouble is not None
+    (tmp_path / "aside").rename(own.proxy)
+    assert not made.refresh()
+    assert made.trouble is None
+
+
 def test_an_expired_proxy_is_refused_before_use(own: Pki) -> None:
     shutil.copy(own.proxy_expired, own.proxy)
     made = credentials(own)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -40,7 +41,13 @@ def written(**changes: Any) -> dict[str, Any]:
         "time": time.time(),
         "started_at": time.time() - 60,
         "draining": False,
-        "kafka": {"topic": "billing", "trouble": "", "lag_records": {"0": 3, "1": 4}, "halted": {}},
+        "kafka": {
+            "topic": "billing",
+            "trouble": "",
+            "partitions": {"0": {"unread": 2}, "1": {"unread": 3}, "2": {"unread": None}},
+            "lag_records": {"0": 3, "1": 4},
+            "halted": {},
+        },
         "holds": [],
         "open": 2,
         "slots": {"limit": 10, "taken": 1},
@@ -68,7 +75,18 @@ JUST_NOW = time.time() + 86400
 def test_a_fresh_status_without_complaints_is_well(tmp_path: Path) -> None:
     found = status.read(write(tmp_path, written()), "one")
     assert status.complaints(found) == []
-    assert status.in_words(found) == "5 landed, 1 failed, 2 open, 1 running, lag 7"
+    assert status.in_words(found) == "5 landed, 1 failed, 2 open, 1 running, lag 7 (5 unread)"
+
+
+@pytest.mark.parametrize(
+    ("partitions", "words"),
+    [({}, "1 running, no partition assigned"), ({"0": {"unread": None}}, "1 running, lag not known yet")],
+)
+def test_a_lag_that_nobody_knows_is_not_said_to_be_nothing(
+    tmp_path: Path, partitions: dict[str, Any], words: str
+) -> None:
+    kafka = {**written()["kafka"], "partitions": partitions, "lag_records": {}}
+    assert status.in_numbers(status.read(write(tmp_path, written(kafka=kafka)), "one")).endswith(words)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +98,22 @@ def test_a_fresh_status_without_complaints_is_well(tmp_path: Path) -> None:
             {"holds": [{"domain": "door", "reason": "credential", "message": "expired", "seconds": 61.0}]},
             "hold credential for 61 s: expired",
         ),
-        ({"credential_expires_at": None}, "no usable credential"),
+        ({"credential_expires_at": None}, "no usable credential: see CREDENTIAL in the log"),
+        (
+            {"credential_expires_at": None, "credential_trouble": "the proxy /x expired"},
+            "no usable credential: the proxy /x expired",
+        ),
+        (
+            {"credential_expires_at": 1_790_000_000.0, "credential_trouble": "the proxy /x cannot be read: empty"},
+            "the proxy /x cannot be read: empty; the one loaded before is used on, until 2026-09-21 14:13 UTC at the",
+        ),
+        (
+            {
+                "credential_expires_at": None,
+                "holds": [{"domain": "door", "reason": "credential", "message": "expired", "seconds": 61.0}],
+            },
+            "hold credential for 61 s: expired",
+        ),
         ({"unwritten": 2}, "2 rows or unreadable records cannot be written"),
         ({"stuck_threads": 2}, "2 threads do not answer"),
         (
@@ -133,7 +166,7 @@ def test_who_may_not_look_is_not_told_that_nobody_runs(tmp_path: Path) -> None:
 
 def test_trouble_is_said_once(tmp_path: Path) -> None:
     found = status.read(write(tmp_path, written(unwritten=2)), "one")
-    assert status.in_numbers(found) == "5 landed, 1 failed, 2 open, 1 running, lag 7"
+    assert status.in_numbers(found) == "5 landed, 1 failed, 2 open, 1 running, lag 7 (5 unread)"
 
 
 # --- the command --------------------------------------------------------------------------------------------------
@@ -147,7 +180,7 @@ def test_the_running_instance_is_well(site: Site) -> None:
         wait_until(lambda: "1 landed" in run_status(config).stdout, SETTLE_SECONDS, "a status with the file")
         done = run_status(config)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout == "one: 1 landed, 0 failed, 0 open, 0 running, lag 0\n"
+        assert done.stdout == "one: 1 landed, 0 failed, 0 open, 0 running, lag 0 (0 unread)\n"
         raw = json.loads(run_status(config, "--json").stdout)
         assert raw["settled"] == {"landed": 1}
         assert raw["landed_bytes"] == 3
@@ -188,6 +221,30 @@ def test_an_instance_that_is_held_is_not_well_and_says_why(site: Site) -> None:
         daemon.wait_for("RELEASE")
         wait_until(lambda: run_status(config).returncode == 0, SETTLE_SECONDS, "all to be well")
     assert site.landed("x") == b"abc"
+
+
+def test_a_broken_proxy_file_is_a_complaint_while_the_former_one_still_serves(site: Site) -> None:
+    proxy = site.folder / "proxy.pem"
+    shutil.copy(site.pki.proxy, proxy)
+    config = site.write_config(local={"proxy": str(proxy)})
+    with site.daemon(config) as daemon:
+        site.upload("w", b"abc")
+        site.wait_settled()
+        wait_until(lambda: run_status(config).returncode == 0, SETTLE_SECONDS, "a status")
+        proxy.write_text("half of a renew")
+        daemon.reload()
+        wait_until(lambda: run_status(config).returncode == 1, SETTLE_SECONDS, "the complaint")
+        done = run_status(config)
+        assert f"not well: the proxy {proxy} cannot be read: " in done.stdout
+        assert "the one loaded before is used on, until 20" in done.stdout
+        [complaint] = json.loads(run_status(config, "--json").stdout)["complaints"]
+        assert str(proxy) in complaint
+        site.upload("x", b"abc")
+        site.wait_settled()
+        assert site.landed("x") == b"abc"
+        shutil.copy(site.pki.proxy, proxy)
+        daemon.reload()
+        wait_until(lambda: run_status(config).returncode == 0, SETTLE_SECONDS, "all to be well")
 
 
 def test_a_copy_under_way_shows_in_the_status(site: Site) -> None:

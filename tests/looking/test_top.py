@@ -222,6 +222,7 @@ def test_into_a_pipe_goes_one_frame_without_colours(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "\x1b" not in done.stdout
     assert done.stdout.startswith(" dcalqr node1  well  up 2 h")
+    assert "\n lag 740 (700 unread), all read in 1 min 57 s; reads " in done.stdout
     assert "23003/raw_0001.fits" in done.stdout
     assert "given up last" in done.stdout
     assert "q quits" not in done.stdout

@@ -80,7 +80,7 @@ def test_who_is_well_says_so_and_shows_what_it_does() -> None:
     found = page_of(snapshot())
     assert "well: node1 (dcalqr)" in found.text
     assert "412\u2009010" in found.text
-    assert "caught up in 1\u00a0min 57\u00a0s" in found.text
+    assert "Lag740700 unread; caught up in 1\u00a0min 57\u00a0s" in found.text
     assert "11\u00a0h 20\u00a0min left" in found.text
     assert "21\u00a0TB free of 80\u00a0TB" in found.text
     bars = [attributes for tag, attributes in found.tags if tag == "progress"]
@@ -111,7 +111,7 @@ def test_a_failure_bears_its_reason_and_the_command_that_replays_it() -> None:
 @pytest.mark.parametrize(
     ("pace", "words"),
     [
-        ({"catch_up": "done", "catch_up_seconds": 0.0}, "everything is read"),
+        ({"catch_up": "done", "catch_up_seconds": 0.0}, "unread: everything is read"),
         ({"catch_up": "growing", "catch_up_seconds": None}, "they become more"),
         ({"catch_up": "unknown", "catch_up_seconds": None}, "the pace is not known yet"),
     ],
@@ -122,6 +122,17 @@ def test_the_backlog_is_said_in_words(pace: dict[str, Any], words: str) -> None:
 
 def test_an_instance_without_partitions_does_not_look_as_if_all_was_read() -> None:
     assert "no partition is assigned" in page_of(snapshot(kafka=snapshot()["kafka"] | {"partitions": {}})).text
+
+
+def test_a_lag_that_nobody_knows_does_not_look_as_if_there_was_none() -> None:
+    partitions = {"0": partition(5, 5, 5) | {"unread": None, "lag": None, "end": None}}
+    assert "Lag?not known yet" in page_of(snapshot(kafka=snapshot()["kafka"] | {"partitions": partitions})).text
+
+
+def test_a_proxy_file_that_cannot_be_loaded_is_said_beside_the_one_in_use() -> None:
+    found = page_of(snapshot(credential_trouble="the proxy /x cannot be read: it is <empty>")).text
+    assert "not well: node1" in found
+    assert "the proxy /x cannot be read: it is <empty>; the one loaded before is used on, until 2026-" in found
 
 
 def test_a_file_system_that_does_not_answer_is_said_and_its_last_answer_is_old() -> None:

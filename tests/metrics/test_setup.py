@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from dcalqr.config import load
+from dcalqr.metrics.setup import look
 from dcalqr.testing.pki import Pki
 from tests.contract.sink import report
 from tests.metrics.conftest import PASSWORD
@@ -36,7 +38,7 @@ def setup(tmp_path: Path, pki: Pki) -> Callable[..., subprocess.CompletedProcess
 
 @pytest.mark.parametrize("kind", kinds(), ids=str)
 async def test_a_real_server_is_set_up_once_and_a_second_time_changes_nothing(
-    setup: Any, search_servers: Callable[[Kind], SearchServer], kind: Kind
+    setup: Any, search_servers: Callable[[Kind], SearchServer], kind: Kind, tmp_path: Path
 ) -> None:
     server, prefix = search_servers(kind), f"s{uuid.uuid4().hex[:12]}"
     keys = {"urls": [server.url], "prefix": prefix}
@@ -46,6 +48,9 @@ async def test_a_real_server_is_set_up_once_and_a_second_time_changes_nothing(
     assert "lifecycle polic" in first.stdout
     assert "indices stay until somebody deletes them" in first.stdout
     assert f"index template {prefix} made, for indices {prefix}-*" in first.stdout
+    [looked] = await look(load(tmp_path / "dcalqr.toml"))
+    assert looked.is_well, looked.words
+    assert looked.words.endswith(f" {kind.version} at {server.url}; index template {prefix} is there")
     again = setup(**{kind.product: keys})
     assert again.returncode == 0
     assert f"index template {prefix} is there already" in again.stdout
@@ -134,6 +139,24 @@ def test_a_login_that_may_manage_templates_is_enough(
     done = setup(elasticsearch={**keys, "prefix": prefix})
     assert (done.returncode, done.stderr) == (0, "")
     assert f"index template {prefix} made" in done.stdout
+
+
+async def test_the_daemons_own_login_is_looked_at_and_may_only_write(
+    secure: SearchServer, pki: Pki, tmp_path: Path
+) -> None:
+    rights = {"indices": [{"names": ["dcalqr-*"], "privileges": ["create_doc", "auto_configure"]}]}
+    made = secure.do("POST", "/_security/api_key", {"name": "daemon", "role_descriptors": {"writer": rights}})
+    key, path = tmp_path / "key", tmp_path / "dcalqr.toml"
+    section = {"urls": [secure.url], "apikeyfile": str(key), "cafile": str(pki.ca)}
+    write_toml(path, merged(settings(tmp_path, "https://localhost:1", pki), {"elasticsearch": section}))
+    key.write_text(made["encoded"])
+    [looked] = await look(load(path))
+    assert looked.is_well, looked.words
+    assert looked.words.endswith(f" at {secure.url}; index template dcalqr: not for this login to see")
+    key.write_text("wrong" * 10)
+    [looked] = await look(load(path))
+    assert not looked.is_well
+    assert looked.words.startswith(f"{secure.url}: login: ")
 
 
 def test_nothing_of_a_search_library_is_loaded_before_the_first_report() -> None:

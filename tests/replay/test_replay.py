@@ -20,6 +20,7 @@ import msgspec
 import pytest
 
 from dcalqr import errors
+from dcalqr.cli.replay import found_file
 from dcalqr.config import load
 from dcalqr.local.failedtask import HEADER, FailedTask, decode_row, encode_row
 from dcalqr.model import StorageEvent
@@ -28,6 +29,7 @@ from dcalqr.testing import samples
 from dcalqr.testing.door import Fault
 from tests.support.process import wait_until
 from tests.support.site import FOLDER, ROOT, SETTLE_SECONDS, Site
+from tests.test_check import nobody, open_to_all
 
 Text = subprocess.CompletedProcess[str]
 
@@ -321,13 +323,32 @@ def test_an_empty_file_has_no_rows_because_its_header_is_on_the_way(tmp_path: Pa
 def test_a_missing_file_is_bad_data(site: Site) -> None:
     done = replay(site.write_config(), str(site.folder / "nowhere.csv"))
     assert done.returncode == 65
-    assert "nowhere.csv: cannot be read: No such file" in done.stderr
+    assert f"dcalqr: CSV: {site.folder}/nowhere.csv: there is no such file\n" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--dry-run"], ["--compact"]])
+def test_a_configured_file_that_is_missing_is_bad_data_and_its_key_is_named(site: Site, arguments: list[str]) -> None:
+    done = replay(site.write_config(), *arguments)
+    assert done.returncode == 65
+    assert f"dcalqr: local.failedtasksfile: {site.folder}/failed.csv: there is no such file" in done.stderr
+    assert not list(site.folder.glob("failed*"))
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+def test_a_file_that_is_not_for_this_user_is_no_permission_and_says_who_may(tmp_path: Path, is_given: bool) -> None:
+    path = tmp_path / "failed.csv"
+    path.touch(mode=0o600)
+    key = "CSV" if is_given else "local.failedtasksfile"
+    words = f"no permission for {key}: {path}: Permission denied; run it as the daemon's user, or as root"
+    with open_to_all(tmp_path), nobody(), pytest.raises(errors.NoPermission, match=words) as caught:
+        found_file(path if is_given else None, path)
+    assert caught.value.exit_code == 77
 
 
 def test_a_folder_is_bad_data(site: Site) -> None:
     done = replay(site.write_config(), str(site.folder))
     assert done.returncode == 65
-    assert "Traceback" not in done.stderr
+    assert f"CSV: {site.folder}: cannot be read: Is a directory" in done.stderr
 
 
 def test_a_second_replay_of_a_file_at_once_is_refused(site: Site) -> None:

@@ -62,6 +62,7 @@ def test_a_path_is_a_prefix_at_component_boundaries_only() -> None:
         ("1w", NOW - 604_800),
         ("2026-09-21T14:13:20Z", NOW),
         ("2026-09-21T16:13:20+02:00", NOW),
+        ("2026-09-21", NOW - 14 * 3600 - 13 * 60 - 20),
     ],
 )
 def test_a_time_is_a_date_or_a_duration_until_now(text: str, meant: float) -> None:
@@ -69,7 +70,7 @@ def test_a_time_is_a_date_or_a_duration_until_now(text: str, meant: float) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["", "2", "h", "-2h", "2 h", "yesterday", "2026-09-21", "2026-09-21T14:13:20", "earliest"]
+    "text", ["", "2", "h", "-2h", "2 h", "yesterday", "2026-9-21", "2026-02-30", "2026-09-21T14:13:20", "earliest"]
 )
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="time"):
@@ -116,6 +117,7 @@ def mixed_rows(site: Site) -> Path:
         (["--path", f"{ROOT}{FOLDER}/a/old"], ["a/old"]),
         (["--since", "1h"], ["a/new", "b/late"]),
         (["--until", "1h"], ["a/old"]),
+        (["--since", "2020-01-01"], ["a/new", "a/old", "b/late"]),
         (["--class", "forbidden", "--since", "1h"], ["a/new"]),
     ],
 )
@@ -145,7 +147,7 @@ def test_a_dry_run_counts_by_class(site: Site) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--since", "soon"], "neither a time nor a duration"),
+        (["--since", "soon"], "neither a time, nor a date such as 2026-01-31 (UTC), nor a duration"),
         (["--since", "1h", "--until", "2h"], "is after"),
         (["--path", "/elsewhere"], "is neither below"),
         (["--class", "nonsense"], "no row has the class nonsense; there are checksum,"),

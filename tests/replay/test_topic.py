@@ -169,7 +169,7 @@ def test_without_kafka_it_is_not_available(site: Site) -> None:
 
 def test_times_that_are_none_and_a_stretch_that_ends_before_it_begins_are_wrong_usage(site: Site) -> None:
     config = site.write_config()
-    for times, words in ((("yesterday", "now"), "neither a time nor a duration"), (("1h", "2h"), "is after")):
+    for times, words in ((("yesterday", "now"), "neither a time, nor a date such as"), (("1h", "2h"), "is after")):
         done = replay(config, *times)
         assert done.returncode == 2
         assert words in done.stderr

@@ -45,7 +45,7 @@ def shape(value: Any) -> Any:
     """The keys of a snapshot at all depths, without those that data decide."""
     if not isinstance(value, dict):
         return None
-    free = {"partitions", "lag_records", "halted", "settled", "failed", "retries", "holds_begun", "dropped", "queued"}
+    free = {"partitions", "lag_records", "halted", "settled", "failed", "retries", "holds_begun", "lost", "queued"}
     return {key: None if key in free else shape(inner) for key, inner in value.items()}
 
 

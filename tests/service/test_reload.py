@@ -65,7 +65,7 @@ def test_a_broken_file_changes_nothing_and_is_said_once_line_by_line(site: Site,
         wait_until(lambda: snapshot(site)["reload"]["ok"], SETTLE_SECONDS, "the status")
         assert status(config)[0] == 0
         manager.wait_for(lambda heard: heard.startswith("STATUS=reloaded at"), "systemd's STATUS at once")
-        manager.wait_for(lambda heard: "lag 0; reloaded at" in heard, "systemd's STATUS afterwards")
+        manager.wait_for(lambda heard: "lag 0 (0 unread); reloaded at" in heard, "systemd's STATUS afterwards")
     assert site.landed("after") == b"a"
 
 

@@ -24,6 +24,8 @@ class FakeSearch:
         A longer bulk request gets 413; None: none.
     documents
         What was stored, by `_id`.
+    refusals
+        Statuses that paths are answered with whenever they are asked for.
     kept
         Bodies that were put, by path.
     requests
@@ -36,6 +38,7 @@ class FakeSearch:
         self.faults: list[int | bytes] = []
         self.largest_bytes: int | None = None
         self.documents: dict[str, dict[str, Any]] = {}
+        self.refusals: dict[str, int] = {}
         self.kept: dict[str, dict[str, Any]] = {}
         self.requests: list[tuple[str, str]] = []
         self.logins: list[str] = []
@@ -72,6 +75,9 @@ class FakeSearch:
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         self.requests.append((method, path))
+        if path in self.refusals:
+            status = self.refusals[path]
+            return status, _json({"error": {"type": "x"}, "status": status})
         if path == "/_bulk":
             return self._bulk(body)
         if path == "/":

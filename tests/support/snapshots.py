@@ -116,8 +116,9 @@ def snapshot(**changes: Any) -> dict[str, Any]:
         "touched": {},
         "file_trouble": {},
         "jobs": {"total": 0, "listed": []},
-        "reports": {"dropped": {"file": 0}, "queued": {"file": 0}},
+        "reports": {"lost": {"file": {}}, "queued": {"file": 0}},
         "credential_expires_at": NOW + 11 * 3600 + 1200,
+        "credential_trouble": "",
         "surroundings": {
             "room": {
                 "free_bytes": 21_000_000_000_000,
