@@ -2,7 +2,7 @@
 # make test     lint, types and all tests, with real Kafka and XRootD (prepare.sh fetches them; see tests/support)
 # make lint     lint and types only
 # make ledger   a long run under faults that balances what was sent against what landed: make ledger SECONDS=900
-# make bench    dcalqr beside Go, rclone, curl and others, and its own figures: 40 minutes; make bench QUICK=1: 3 minutes
+# make bench    dcalqr beside Go, rclone, curl and others, and its own figures: 25 minutes; make bench QUICK=1: 3 minutes
 # make wheel    dist/dcalqr-VERSION-py3-none-any.whl; make dcalqr.pyz: all of dcalqr in one file, for the Python that makes it
 # make boot-test, make image-test, make pyz-test: units under a real systemd, image, one-file form; as root, 2 minutes each
 # make lock     finds the newest versions of all dependencies for image and pyz, and writes requirements.txt

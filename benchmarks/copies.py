@@ -16,7 +16,7 @@ from benchmarks.stage import Stage, ended_by_term, prepared, sizes_of
 from tests.support.kafka import KafkaBroker
 from tests.support.process import MissingComponent
 
-ROUNDS, QUICK_ROUNDS = 5, 1
+ROUNDS, QUICK_ROUNDS = 3, 1
 
 
 def programs(stage: Stage, broker: KafkaBroker, workers: int | None) -> dict[str, Program]:
