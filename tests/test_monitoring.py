@@ -170,7 +170,8 @@ def test_every_query_keeps_to_the_chosen_instances_and_to_metrics_that_exist() -
 def test_a_real_prometheus_scrapes_a_daemon_and_answers_every_query(site: Site, tmp_path: Path) -> None:
     [port] = free_ports(1)
     shown, server = Shown(port), Prometheus(tmp_path / "prometheus", port, RULES)
-    config = site.write_config(prometheus={"port": port})
+    # The copy that waits is to be under way, and no retry, for as long as a busy machine needs.
+    config = site.write_config(prometheus={"port": port}, dcache={"stallseconds": 50, "timeout": 50})
     with site.daemon(config) as daemon:
         daemon.wait_for("WEB")
         server.start()

@@ -18,6 +18,8 @@ _MAPPING = frozenset(
         "illegal_argument_exception",  # more fields than an index may have, a term too long
     }
 )
+# Reasons for which a report is lost; all others are a matter of time.
+REFUSED_FOR_GOOD = ("mapping", "rejected", "too_large")
 _REASONS = {401: "login", 403: "forbidden", 404: "missing", 413: "too_large", 429: "overload"}
 
 

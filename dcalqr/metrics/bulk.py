@@ -22,6 +22,10 @@ from dcalqr.metrics.reports import TransferReport, Undelivered
 BULK_BYTES = 512 * 1024
 # A document has 1 kB: more in one request would only make the server's answer late.
 BULK_REPORTS = 500
+# All that is looked at in the answer to a bulk request; the rest is ten times as long, and as dear to parse.
+ANSWERED = "items.*.status,items.*.error"
+# A request costs as much as thirty documents, and none of them is seen before the server's own refresh, each second.
+GATHER_SECONDS = 1.0
 
 
 class Client(Protocol):
@@ -90,7 +94,7 @@ class BulkSink:
     def __init__(
         self, name: str, section: SearchServer, connect: Callable[[Access], Client], prepare: Callable[[], object]
     ) -> None:
-        self.name = name
+        self.name, self.gather_seconds = name, GATHER_SECONDS
         self._section, self._connect, self._prepare = section, connect, prepare
         self._client: Client | None = None
         # Not the loop's own threads: a hung disk there would stop name resolution.

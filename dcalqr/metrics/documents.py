@@ -39,6 +39,7 @@ Keys of a document; what is not known is left out:
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import hashlib
 from typing import Any
 
@@ -53,6 +54,8 @@ _FIRST, _LAST = dt.datetime(2000, 1, 1, tzinfo=dt.UTC).timestamp(), dt.datetime(
 _ID_CHARACTERS = 32
 # A value under `extra` is one term of Lucene's, of 32766 bytes at most, and a longer one spoils the whole document.
 _EXTRA_CHARACTERS = 4096
+# What is reported together happened within a few seconds; to write a date costs as much as half a document.
+_SECONDS = 256
 _RENAMED = frozenset({"time", "event_date", "received_at"})
 
 _encoder = msgspec.json.Encoder()
@@ -60,9 +63,8 @@ _encoder = msgspec.json.Encoder()
 
 def index_of(report: TransferReport, prefix: str) -> str:
     """Return the name of the report's index."""
-    if report.event_date is None or not _FIRST <= report.event_date < _LAST:
-        return f"{prefix}-undated"
-    return f"{prefix}-{dt.datetime.fromtimestamp(report.event_date, dt.UTC):%Y.%m.%d}"
+    date = _date(report.event_date)
+    return f"{prefix}-{date[:10].replace('-', '.')}" if date else f"{prefix}-undated"
 
 
 def id_of(report: TransferReport) -> str:
@@ -75,7 +77,8 @@ def id_of(report: TransferReport) -> str:
 def document_of(report: TransferReport) -> dict[str, Any]:
     """Return the report's document; see the module's docstring for its keys."""
     fields = msgspec.structs.asdict(report)
-    known = {name: value for name, value in fields.items() if value not in (None, "", {}) and name not in _RENAMED}
+    # Nothing is known of None and of what is empty; 0 and False are known.
+    known = {name: value for name, value in fields.items() if (value or value == 0) and name not in _RENAMED}
     times = {"@timestamp": report.time, "event_date": report.event_date, "received_at": report.received_at}
     dates = {name: written for name, seconds in times.items() if (written := _date(seconds)) is not None}
     if "event_date" in dates:
@@ -99,8 +102,13 @@ def _date(seconds: float | None) -> str | None:
     """RFC 3339 in UTC, with milliseconds, which is what a date field keeps."""
     if seconds is None or not _FIRST <= seconds < _LAST:
         return None
-    written = dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="milliseconds")
-    return written.replace("+00:00", "Z")
+    whole, microseconds = divmod(round(seconds * 1e6), 1_000_000)
+    return f"{_second(whole)}.{microseconds // 1000:03d}Z"
+
+
+@functools.lru_cache(maxsize=_SECONDS)
+def _second(seconds: int) -> str:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _encode(value: object) -> bytes:

@@ -14,7 +14,7 @@ import httpx
 from dcalqr.config.sinks import Elasticsearch
 from dcalqr.metrics.access import Access
 from dcalqr.metrics.answers import RequestFailed, reason_of
-from dcalqr.metrics.bulk import BulkSink, Client
+from dcalqr.metrics.bulk import ANSWERED, BulkSink, Client
 
 if TYPE_CHECKING:
     from elastic_transport import HttpxAsyncHttpNode
@@ -85,7 +85,7 @@ class _Client:
         return f"Elasticsearch {answer['version']['number']}"
 
     async def bulk(self, lines: Sequence[bytes]) -> Mapping[str, Any]:
-        answer: Mapping[str, Any] = await self._asked(self._client.bulk(operations=lines))
+        answer: Mapping[str, Any] = await self._asked(self._client.bulk(operations=lines, filter_path=ANSWERED))
         return answer
 
     async def template(self, name: str) -> Mapping[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Any
 from dcalqr.config.sinks import Opensearch
 from dcalqr.metrics.access import Access
 from dcalqr.metrics.answers import RequestFailed, reason_of
-from dcalqr.metrics.bulk import BulkSink, Client
+from dcalqr.metrics.bulk import ANSWERED, BulkSink, Client
 
 NAME = "opensearch"
 
@@ -54,7 +54,7 @@ class _Client:
         return f"OpenSearch {answer['version']['number']}"
 
     async def bulk(self, lines: Sequence[bytes]) -> Mapping[str, Any]:
-        answer: Mapping[str, Any] = await self._asked(self._client.bulk(body=b"\n".join(lines)))
+        answer: Mapping[str, Any] = await self._asked(self._client.bulk(body=b"\n".join(lines), filter_path=ANSWERED))
         return answer
 
     async def template(self, name: str) -> Mapping[str, Any] | None:

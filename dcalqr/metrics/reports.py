@@ -24,6 +24,8 @@ QUEUE_REPORTS = 10_000
 FIRST_MUTED_SECONDS = 1.0
 MUTED_SECONDS = 30.0
 BATCH_REPORTS = 500
+# Why a report can be lost whatever its sink is; a sink has words of its own for what it is refused for good.
+LOST = ("error", "overflow", "stop")
 # A sink that does not even let itself be cancelled is left behind.
 CANCEL_SECONDS = 1.0
 
@@ -72,9 +74,12 @@ class Sink(Protocol):
     """Takes reports somewhere. It may be slow, and it may raise: neither reaches the copies.
 
     `write` raises Undelivered when some reports are worth another try; after any other error all of them are lost.
+    `gather_seconds`: after a write reports wait so long for more of them, unless a full batch is there already; for
+    a sink whose writes cost as much as many reports. 0: they do not wait.
     """
 
     name: str
+    gather_seconds: float
 
     async def write(self, reports: Sequence[TransferReport]) -> None: ...
 
@@ -114,6 +119,7 @@ class JsonLinesSink:
     """Appends reports to a file, one JSON object a line; the file is opened for each batch, so it may be rotated."""
 
     name = "file"
+    gather_seconds = 0.0
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -183,6 +189,8 @@ class _Channel:
                 await self._more.wait()
                 continue
             await self._deliver([self._queue.popleft() for _ in range(min(BATCH_REPORTS, len(self._queue)))])
+            if len(self._queue) < BATCH_REPORTS and not self._failures:
+                await self._rest(self.sink.gather_seconds)
 
     async def _deliver(self, batch: list[TransferReport]) -> None:
         try:
@@ -198,11 +206,11 @@ class _Channel:
             idle = len(error.unsent) + len(error.later) == len(batch)
             self._failures = self._failures + 1 if idle else 0
             if error.unsent or idle:
-                await self._mute(_muted_seconds(self._failures, random.random()))  # noqa: S311 - jitter, not a secret
+                await self._rest(_muted_seconds(self._failures, random.random()))  # noqa: S311 - jitter, not a secret
         except Exception as error:  # noqa: BLE001 - whatever a sink raises, the work goes on
             self.lost["error"] += len(batch)
             self._complain(self.sink.name, error)
-            await self._mute(MUTED_SECONDS)
+            await self._rest(MUTED_SECONDS)
 
     def _take_back(self, error: Undelivered) -> None:
         if self._closing.is_set():  # each gets one last try: who is in error now will not be well in a moment
@@ -212,7 +220,7 @@ class _Channel:
         self._queue.extend(error.later)
         self._bound()
 
-    async def _mute(self, seconds: float) -> None:
+    async def _rest(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._closing.wait()
@@ -256,11 +264,6 @@ class Reports:
         """Queue a report; never waits, never raises; the oldest goes when a queue is full."""
         for channel in self._channels:
             channel.put(report)
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        """Reports lost so far (count), by sink."""
-        return {channel.sink.name: channel.lost.total() for channel in self._channels}
 
     @property
     def lost(self) -> dict[str, dict[str, int]]:

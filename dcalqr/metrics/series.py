@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from dcalqr import errors
+from dcalqr.metrics.answers import REFUSED_FOR_GOOD
+from dcalqr.metrics.reports import LOST
 
 Snapshot: TypeAlias = Mapping[str, Any]
 Values: TypeAlias = Iterable[tuple[tuple[str, ...], Any]]
@@ -22,6 +24,8 @@ UNREADABLE = (
     *("empty", "encoding", "json", "shape", "too_large", "size", "path", "traversal", "nul", "control", "status"),
     "not_a_file",
 )
+# What others can do to a file of rows (`local.lines` and `local.appender` say it in these words).
+TOUCHES = ("changed", "emptied", "moved away", "removed", "replaced")
 # What is refused because it could do harm here, or send a credential astray.
 _HARMFUL_NAMES = ("traversal", "nul", "control")
 _HARMFUL_HOSTS = ("RedirectRefused", "PoolRefused")
@@ -103,9 +107,8 @@ def _undated(snapshot: Snapshot) -> Values:
 
 def _transfers(snapshot: Snapshot) -> Values:
     known = ("landed", "already", "gone", "replaced", "failed")
-    settled = {
-        how: count for how, count in snapshot["settled"].items() if how != "unreadable"
-    }  # those are no transfers
+    # Unreadable records are no transfers.
+    settled = {how: count for how, count in snapshot["settled"].items() if how != "unreadable"}
     yield from (((how,), count) for how, count in bounded(settled, known).items())
 
 
@@ -166,8 +169,18 @@ def _oldest_part(snapshot: Snapshot) -> Values:
     yield (), min(_parts(snapshot), default=None)
 
 
-def _by_sink(key: str) -> Callable[[Snapshot], Values]:
-    return lambda snapshot: (((sink,), count) for sink, count in snapshot["reports"][key].items())
+def _unusable(snapshot: Snapshot) -> Values:
+    yield (), len(snapshot["file_trouble"])
+
+
+def _queued(snapshot: Snapshot) -> Values:
+    return (((sink,), count) for sink, count in snapshot["reports"]["queued"].items())
+
+
+def _dropped(snapshot: Snapshot) -> Values:
+    for sink, lost in snapshot["reports"]["lost"].items():
+        known = bounded(lost, (*LOST, *REFUSED_FOR_GOOD))
+        yield from (((sink, reason), count) for reason, count in known.items())
 
 
 def _phases(snapshot: Snapshot) -> Values:
@@ -238,7 +251,7 @@ SERIES = (
            _PARTITION),
     Series("gauge", "oldest_pending_timestamp_seconds", "Date of the oldest unsettled match.",
            _by_partition("oldest_at"), _PARTITION),
-    Series("gauge", "partition_halted", "1 while a partition is not read because its offset is lost.", _halted,
+    Series("gauge", "partition_halted", "1 while a partition is not read: its log is lost or corrupt.", _halted,
            _PARTITION),
     Series("gauge", "catch_up_seconds", "Until all is read at the pace of the last minutes; +Inf: it never will be.",
            _catch_up),
@@ -267,10 +280,13 @@ SERIES = (
     Series("gauge", "unreadable_file_bytes", "Size of the unreadable file.",
            _at("surroundings", "files", "unreadable_bytes")),
     Series("gauge", "unwritten_rows", "Rows and unreadable records that cannot be written.", _at("unwritten")),
+    Series("gauge", "row_files_unusable", "Files of rows that cannot be mended just now.", _unusable),
+    Series("counter", "row_files_touched_total", "What others did to the files of rows, and what was mended since.",
+           _by_word("touched", TOUCHES), ("how",)),
     # --- itself
-    Series("gauge", "reports_queued", "Reports that wait for their sink.", _by_sink("queued"), ("sink",)),
-    Series("counter", "reports_dropped_total", "Reports lost on the way to their sink.", _by_sink("dropped"),
-           ("sink",)),
+    Series("gauge", "reports_queued", "Reports that wait for their sink.", _queued, ("sink",)),
+    Series("counter", "reports_dropped_total", "Reports lost on the way to their sink, by reason.", _dropped,
+           ("sink", "reason")),
     Series("histogram", "loop_stall_seconds", "How late the event loop was.", _histogram("loop_stall")),
     Series("gauge", "workers", "Worker processes.", _workers("count")),
     Series("gauge", "workers_resident_memory_bytes", "Memory of the worker processes.", _workers("resident_bytes")),

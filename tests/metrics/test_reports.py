@@ -54,6 +54,7 @@ class Recorder:
     """A sink with a switch for each way to be bad."""
 
     name = "recorder"
+    gather_seconds = 0.0
 
     def __init__(self) -> None:
         self.got: list[TransferReport] = []
@@ -114,7 +115,7 @@ async def test_a_queue_that_is_full_drops_its_oldest_and_counts(monkeypatch: pyt
     await until(lambda: sink.calls == 1)  # 100 is on its way, the queue is empty
     for number in range(8):
         reports.put(report(number))
-    assert reports.dropped == {"recorder": 3}
+    assert reports.lost == {"recorder": {"overflow": 3}}
     sink.open.set()
     await reports.aclose()
     assert [each.offset for each in sink.got] == [100, 3, 4, 5, 6, 7]
@@ -131,7 +132,39 @@ async def test_a_sink_in_error_is_muted_reported_and_asked_again(monkeypatch: py
     sink.error = None
     await until(lambda: len(sink.got) == 1)
     assert sink.got[0].offset == 2
-    assert reports.dropped == {"recorder": 1}
+    assert reports.lost == {"recorder": {"error": 1}}
+    await reports.aclose()
+
+
+async def test_reports_wait_for_others_where_a_write_is_dear_and_not_at_the_end() -> None:
+    sink = Recorder()
+    sink.gather_seconds = 3600.0
+    reports = Reports([sink], Complaints())
+    reports.put(report(0))
+    await until(lambda: len(sink.got) == 1)  # who comes first does not wait
+    for number in range(1, 4):
+        reports.put(report(number))
+        await asyncio.sleep(0.01)
+    assert sink.calls == 1
+    async with asyncio.timeout(20):
+        await reports.aclose(grace=3600.0)
+    assert (sink.calls, [each.offset for each in sink.got]) == (2, [0, 1, 2, 3])
+
+
+async def test_a_full_batch_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH_REPORTS", 3)
+    sink = Recorder()
+    sink.gather_seconds = 3600.0
+    sink.open.clear()
+    reports = Reports([sink], Complaints())
+    reports.put(report(0))
+    await until(lambda: sink.calls == 1)
+    for number in range(1, 8):
+        reports.put(report(number))
+    sink.open.set()
+    await until(lambda: sink.calls == 3)  # 1 to 3, then 4 to 6; 7 waits
+    await asyncio.sleep(0.01)
+    assert (sink.calls, reports.queued) == (3, {"recorder": 1})
     await reports.aclose()
 
 
@@ -144,7 +177,7 @@ async def test_a_sink_in_error_does_not_disturb_another(monkeypatch: pytest.Monk
         await asyncio.sleep(0)
     await until(lambda: len(good.got) == 20)
     await reports.aclose()
-    assert reports.dropped == {"bad": 20, "recorder": 0}
+    assert {name: sum(lost.values()) for name, lost in reports.lost.items()} == {"bad": 20, "recorder": 0}
 
 
 async def test_a_muted_sink_does_not_delay_the_end() -> None:
@@ -169,7 +202,7 @@ async def test_a_sink_that_hangs_delays_the_end_by_its_grace_and_its_reports_cou
     reports.put(report(3))
     async with asyncio.timeout(20):
         await reports.aclose(grace=0.05)
-    assert reports.dropped["recorder"] == (2 if stubborn else 3)  # who ignores the cancel may still deliver
+    assert reports.lost["recorder"] == {"stop": 2 if stubborn else 3}  # who ignores the cancel may still deliver
     sink.open.set()
     await asyncio.sleep(0)
 
@@ -190,4 +223,4 @@ async def test_a_file_that_cannot_be_written_is_complained_about_and_putting_goe
     reports.put(report(2))
     await reports.aclose()
     assert "missing" in complaints[0]
-    assert reports.dropped == {"file": 2}
+    assert reports.lost == {"file": {"error": 2}}

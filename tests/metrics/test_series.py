@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from dcalqr.local import lines
 from dcalqr.metrics.prometheus import CONTENT_TYPE, Metrics
-from dcalqr.metrics.series import CLASSES, FOREIGN_WORDS, HOLDS, RETRIES, SERIES, bounded
+from dcalqr.metrics.series import CLASSES, FOREIGN_WORDS, HOLDS, RETRIES, SERIES, TOUCHES, bounded
 from tests.support.process import require
 from tests.support.snapshots import NOW, partition, snapshot
 
@@ -81,7 +82,9 @@ def test_promtool_finds_nothing_to_complain_of() -> None:
         (("part_files",), 2),
         (("part_oldest_timestamp_seconds",), NOW - 42),
         (("unwritten_rows",), 0),
-        (("reports_dropped_total", "file"), 0),
+        (("row_files_unusable",), 0),
+        (("row_files_touched_total", "moved away"), 0),
+        (("reports_dropped_total", "error", "file"), 0),
         (("loop_stall_seconds_bucket", "0.001"), 1),
         (("workers",), 2),
         (("workers_cpu_seconds_total",), 912.5),
@@ -125,6 +128,26 @@ def test_a_refused_reload_shows_and_the_good_one_keeps_its_time() -> None:
     assert found["config_last_reload_success_timestamp_seconds",] == NOW - 5
 
 
+def test_reports_are_lost_by_sink_and_reason() -> None:
+    lost = {"elasticsearch": {"overflow": 5000, "mapping": 3, "odd": 1}, "file": {"error": 2}}
+    found = values(snapshot(reports={"lost": lost, "queued": {"elasticsearch": 10_000, "file": 0}}))
+    assert found["reports_queued", "elasticsearch"] == 10_000
+    dropped = {tuple(labels): value for (name, *labels), value in found.items() if name == "reports_dropped_total"}
+    assert {labels: value for labels, value in dropped.items() if value} == {
+        ("overflow", "elasticsearch"): 5000,
+        ("mapping", "elasticsearch"): 3,
+        ("odd", "elasticsearch"): 1,
+        ("error", "file"): 2,
+    }
+    assert dropped["stop", "file"] == dropped["too_large", "elasticsearch"] == 0
+
+
+def test_what_others_did_to_the_files_of_rows_is_counted_and_shows_until_it_is_mended() -> None:
+    found = values(snapshot(touched={"emptied": 2}, file_trouble={"/f.csv": "no", "/f.unreadable": "read-only"}))
+    assert (found["row_files_touched_total", "emptied"], found["row_files_unusable",]) == (2, 2)
+    assert values(snapshot())["row_files_unusable",] == 0
+
+
 # --- labels -------------------------------------------------------------------------------------------------------
 
 
@@ -132,6 +155,7 @@ def test_every_word_of_ours_is_there_before_it_first_happens() -> None:
     assert {"credential", "folder", "mount", "space", "unreachable"} == set(HOLDS)
     assert {"transient", "checksum", "never_visible", "permanent"} <= set(CLASSES)
     assert {"ChecksumMismatch", "DoorTimeout", "PoolUnreachable"} <= set(RETRIES)
+    assert {lines.MOVED, lines.REMOVED, lines.REPLACED} < set(TOUCHES)
     found = values(snapshot(settled={}, failed={}, retries={}, holds_begun={}, events=[]))
     assert all(found["failed_rows_total", word] == 0 for word in CLASSES)
     assert all(found["transfer_retries_total", word] == 0 for word in RETRIES)
