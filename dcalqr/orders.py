@@ -119,10 +119,6 @@ class Refused(msgspec.Struct, frozen=True, gc=False):
     error: str
     facts: dict[str, errors.Fact]
 
-    @classmethod
-    def from_error(cls, error: errors.DcalqrError) -> Refused:
-        return cls(type(error).__name__, error.facts)
-
     def to_error(self) -> errors.DcalqrError:
         """The error again; a worker's parent raises it."""
         return errors.by_name(self.error, self.facts)

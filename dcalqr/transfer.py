@@ -179,7 +179,7 @@ class Transfer:
         except errors.NoSpace as error:
             # Wait apart, rather than hold everything, when only this file is too large for what is free.
             raise errors.NoRoom(needed_bytes=size_bytes, free_bytes=destination.free_bytes) from error
-        existing = standing.look(destination.root_fd, place.directory, place.name)
+        existing = standing.look(destination.root_fd, place.directory, place.name, sync=True)
         if existing is not None and not existing.is_file:
             raise errors.NotAFile(what="exists and is no regular file")
         return existing
@@ -191,6 +191,7 @@ class Transfer:
         existing = plan.existing
         return (
             existing is not None
+            and existing.is_durable
             and bool(event.pnfsid)
             and existing.pnfsid == event.pnfsid
             and event.size_bytes in (None, existing.size_bytes)
@@ -202,10 +203,15 @@ class Transfer:
         existing, shown = plan.existing, plan.shown
         if existing is None or shown is None or shown.adler32 is None or shown.size_bytes != existing.size_bytes:
             return False
+        if not existing.is_durable:
+            return False
         adler32 = existing.adler32
         if adler32 is None:
             place = plan.place
-            adler32, _ = await self._blocking(standing.sum_of, self._destination.root_fd, place.directory, place.name)
+            root_fd = self._destination.root_fd
+            adler32, seen = await self._blocking(standing.sum_of, root_fd, place.directory, place.name)
+            if seen != existing.seen:
+                raise errors.FinalNameChanged
         return adler32 == shown.adler32
 
     def _found(self, shown: DoorFile | None, event: StorageEvent, context: TaskContext) -> Version:

@@ -12,6 +12,7 @@ rule tests here                                                      tests elsew
      test_a_file_whose_attributes_are_gone_is_known_by_its_sum       test_attributes_that_no_longer_fit_are_not_believed
      test_equal_size_is_never_taken_for_the_same_file
      test_a_file_that_was_changed_here_is_copied_again
+     test_a_file_that_cannot_be_made_durable_is_copied_again
 3    test_versions_in_any_order_end_with_what_the_door_holds         test_inflight.py:
      test_versions_one_after_another_end_with_what_the_door_holds    test_what_joined_before_the_try_is_settled_by_it
      test_a_later_version_makes_the_task_run_once_more
@@ -70,7 +71,7 @@ import pytest
 from dcalqr import dispatcher, errors, transfer
 from dcalqr.delivery import rows
 from dcalqr.inflight import Job
-from dcalqr.local import attributes, landing, publish
+from dcalqr.local import attributes, landing, publish, standing
 from dcalqr.orders import CopyOrder
 from dcalqr.service import assembly
 from dcalqr.testing import samples
@@ -213,6 +214,16 @@ async def test_equal_size_is_never_taken_for_the_same_file(
         _, delivery = rig.upload(NAME, NEW)
         assert await rig.ends(delivery) == (["landed"] if rule else ["already"])
     assert rig.landed(NAME) == (NEW if rule else OLD)
+
+
+async def test_a_file_that_cannot_be_made_durable_is_copied_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with rig.running():
+        file, delivery = rig.upload(NAME, NEW)
+        await rig.ends(delivery)
+    monkeypatch.setattr(standing, "_is_synced", lambda *_: False)
+    async with rig.running():
+        assert await rig.ends(rig.deliver(file)) == ["landed"]
+    assert len(rig.asked("GET")) == 2
 
 
 @without

@@ -2,7 +2,7 @@
 
 A section of the file is an attribute, a key is an attribute of that; only `[dcache] pool` is `root` here, as it names
 a namespace prefix and no dCache pool. Whether the folders and files that are named exist *now* is not asked while
-loading (a late mount must not end the service): see `config_warnings`.
+loading (a late mount must not end the service): see `config.warnings`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ import tomli
 from pydantic import Field, ValidationError
 
 from dcalqr import errors
-from dcalqr.config import sinks
-from dcalqr.config import values as values
-from dcalqr.config import words as words
+from dcalqr.config import sinks, values, words
 from dcalqr.config.fields import (
     FILE,
     FOLDER,

@@ -61,7 +61,7 @@ class Opensearch(SearchServer):
 
 
 def combinations(data: Mapping[str, Any]) -> Iterator[Complaint]:
-    """What single keys of the two sections cannot show; works on the raw file, as `config_words.combinations` does."""
+    """What single keys of the two sections cannot show; works on the raw file, as `words.combinations` does."""
     for name in ("elasticsearch", "opensearch"):
         section = data.get(name)
         if isinstance(section, dict) and section:

@@ -76,7 +76,9 @@ class Crew:
     Attributes
     ----------
     deaths
-        Of workers that nobody told to end (count).
+        Of workers that nobody told to end, and that could start (count).
+    is_outdated
+        Whether workers cannot be replaced until the daemon is restarted: another dcalqr lies on the disk.
     """
 
     def __init__(self, size: int, heard: Callable[[Worker, wire.Up], None], lost: Callable[[Worker], None]) -> None:
@@ -87,7 +89,7 @@ class Crew:
         self._failures = 0
         self._looked_at = 0.0
         self._opening: set[Worker] = set()
-        self._begun = self._closing = self._outdated = False
+        self._begun = self._closing = self.is_outdated = False
         self._starting: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None
         self._log = log.get()
@@ -172,7 +174,7 @@ class Crew:
 
     def _listen(self, worker: Worker, message: wire.Up) -> None:
         if isinstance(message, wire.Ready):
-            self._outdated = False
+            self.is_outdated = False
             self._opening.discard(worker)
             worker.ready = worker in self._serving
             self._wake()
@@ -215,7 +217,7 @@ class Crew:
 
     def _ended(self, worker: Worker) -> None:
         if not self._closing:
-            self.deaths += 1
+            self.deaths += not worker.process.is_other_version
             lived = asyncio.get_running_loop().time() - worker.process.began_at
             self._say_death(worker, lived, self._replace(worker, lived))
         self._serving = [each for each in self._serving if each is not worker]
@@ -249,8 +251,8 @@ class Crew:
 
     def _say_outdated(self) -> None:
         """Say once, until a worker can be started again, that this daemon has to be restarted."""
-        if not self._outdated:
-            self._outdated = True
+        if not self.is_outdated:
+            self.is_outdated = True
             why = "dcalqr was upgraded on the disk: workers that end cannot be replaced until this daemon is restarted"
             self._log.error("RESTART_NEEDED", message=why, version=__version__, workers=self.alive)
 

@@ -99,6 +99,11 @@ class WorkersCopier:
         """Worker processes that ended although nobody told them to (count)."""
         return self._crew.deaths
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether workers cannot be replaced until this daemon is restarted: dcalqr was upgraded on the disk."""
+        return self._crew.is_outdated
+
     def resize(self, slots: int) -> None:
         """Change the number of slots."""
         self.slots.resize(slots)

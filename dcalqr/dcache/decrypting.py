@@ -22,13 +22,15 @@ class Decrypting(SSL.Connection):
     def decrypt_into(self, view: memoryview) -> int:
         """Read what is there, as long as there is room for a whole record; as `Channel.receive`, but raises SSL.Error.
 
+        The view is not empty: OpenSSL would take a read of nothing for the end.
+
         So who asks for a header gets one record and does not meet the connection's end in the same call: OpenSSL takes
         a session for broken whose end came without notice, and it is remembered only after the header.
         """
         filled: int = 0
         # Given back whatever happens: Python 3.11 crashes when it has to collect a memoryview that C still looks at,
         # as in the traceback of an error that somebody keeps.
-        with _ffi.from_buffer(view) as target:
+        with _ffi.from_buffer(view, require_writable=True) as target:
             while not self._ended and (filled == 0 or len(view) - filled >= _RECORD_BYTES):
                 count = _lib.SSL_read(self._ssl, target + filled, len(view) - filled)
                 if count > 0:

@@ -1,1 +1,1 @@
-"""What the dispatcher and its Tasks are made of: from a message to its row or its landing."""
+"""From a record to its row or its landing: `intake` stands above the dispatcher, the others are what it is made of."""

@@ -17,8 +17,8 @@ from dcalqr import errors, log
 from dcalqr.cancels import was_asked_to_end
 from dcalqr.config import Kafka
 from dcalqr.kafka import settings
-from dcalqr.kafka.contract import Groups, Receiver
-from dcalqr.kafka.membership import COMMIT_SECONDS, REVOCATION_SECONDS, SILENCE_SECONDS, Broken, Membership
+from dcalqr.kafka.contract import Broken, Groups, Receiver
+from dcalqr.kafka.membership import COMMIT_SECONDS, REVOCATION_SECONDS, SILENCE_SECONDS, Membership
 from dcalqr.kafka.startpoints import OffsetsLost, commit_start_points
 from dcalqr.kafka.topics import partitions_of
 

@@ -1,4 +1,4 @@
-"""What the consumer needs of others."""
+"""What the consumer needs of others, and how a membership ends."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Protocol
 from aiokafka.structs import ConsumerRecord
 
 from dcalqr.kafka.offsets import OffsetTracker
+
+
+class Broken(Exception):
+    """A membership does not work any more, and why; another one may."""
 
 
 class Receiver(Protocol):

@@ -7,6 +7,8 @@ to what was tracked, and each is read by itself, record by record: what stands b
 
 from __future__ import annotations
 
+import gzip
+import time
 from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol
 
@@ -16,16 +18,20 @@ from aiokafka.errors import (
     CorruptRecordException,
     IllegalStateError,
     KafkaError,
+    RecordTooLargeError,
     UnsupportedCodecError,
 )
 
 from dcalqr import log
+from dcalqr.kafka.contract import Broken
 from dcalqr.kafka.offsets import OffsetTracker
 from dcalqr.kafka.startpoints import lost_range
 
 # Of each partition, in one go. If the batch is further away, the next poll raises again, and so many were taken.
 ALONE_RECORDS = 500
-_WAY_OUT = "stop all instances, then: dcalqr offsets --partition {} --to {}"
+# Nor longer than this: partitions whose brokers do not answer would keep the others waiting.
+ALONE_SECONDS = 30.0
+_WAY_OUT = "stop all instances, then: dcalqr offsets --config FILE --partition {} --to {} --yes"
 
 
 class Alone(Protocol):
@@ -43,7 +49,7 @@ class Halts:
         aiokafka's.
     trackers
         Those of the present assignment, always.
-    lost_too
+    halts_on_loss
         Whether a partition is halted when its offset is gone; else it is read on from what is left.
 
     Attributes
@@ -52,8 +58,8 @@ class Halts:
         By number of the partition, in words.
     """
 
-    def __init__(self, consumer: Any, trackers: dict[TopicPartition, OffsetTracker], *, lost_too: bool) -> None:
-        self._consumer, self._trackers, self._lost_too = consumer, trackers, lost_too
+    def __init__(self, consumer: Any, trackers: dict[TopicPartition, OffsetTracker], *, halts_on_loss: bool) -> None:
+        self._consumer, self._trackers, self._halts_on_loss = consumer, trackers, halts_on_loss
         self._log = log.get()
         self.why: dict[int, str] = {}
 
@@ -70,11 +76,11 @@ class Halts:
             if partition not in self._trackers:
                 continue  # meanwhile it is somebody else's, or will be read from the committed offset again
             why, number = lost_range(wanted, first), partition.partition
-            hint = _WAY_OUT.format(number, "earliest|latest|TIME|OFFSET") if self._lost_too else None
-            self._log.error("LOST_RANGE", partition=number, message=why, halted=self._lost_too, hint=hint)
+            hint = _WAY_OUT.format(number, "earliest|latest|TIME|OFFSET") if self._halts_on_loss else None
+            self._log.error("LOST_RANGE", partition=number, message=why, halted=self._halts_on_loss, hint=hint)
             self._trackers.pop(partition, None)
             self._consumer.seek(partition, first)
-            if self._lost_too:
+            if self._halts_on_loss:
                 self._halt(partition, why)
             else:
                 self._trackers[partition] = OffsetTracker(partition.topic, number, first)
@@ -86,21 +92,22 @@ class Halts:
 
         Raises
         ------
-        Exception
-            The given one: nothing could be read, so another membership has to try.
+        Broken
+            Nothing could be read, so another membership has to try.
         """
         self._rewind()
         reading, came = {*self._consumer.assignment()} - self._consumer.paused(), False
+        until = time.monotonic() + ALONE_SECONDS
         for _ in range(ALONE_RECORDS):
             for partition in sorted(reading):
-                if self._is_read(partition) or not await alone(partition):
+                if self._is_read(partition) or time.monotonic() > until or not await alone(partition):
                     reading.remove(partition)
                 else:
                     came = True
                 if partition.partition in self.why:
                     return
         if not came:
-            raise error
+            raise Broken(f"a batch cannot be decoded, nor any other be read: {error!r}") from error
 
     def _rewind(self) -> None:
         """Go back to what was tracked: a poll that raised has dropped what it had taken of other partitions."""
@@ -110,8 +117,12 @@ class Halts:
 
     def _is_read(self, partition: TopicPartition) -> bool:
         """Whether all is read that was there at the last answer: nothing of it can have been in the poll."""
-        tracker, end = self._trackers.get(partition), self._consumer.highwater(partition)
-        return tracker is None or (end is not None and tracker.position >= end)
+        tracker = self._trackers.get(partition)
+        if tracker is None or partition not in self._consumer.assignment():
+            return True  # meanwhile it is somebody else's
+        # Beyond the last stable offset nothing comes, as long as a producer's transaction is open.
+        end = self._consumer.last_stable_offset(partition)
+        return end is None or tracker.position >= end
 
     def undecodable(self, partition: TopicPartition, error: Exception) -> None:
         """Halt a partition that raised when it was read alone; it stands where the batch begins."""
@@ -120,7 +131,10 @@ class Halts:
             return  # meanwhile it is somebody else's
         number, offset = partition.partition, tracker.position
         why = f"the batch at offset {offset} cannot be decoded: {str(error) or type(error).__name__}"
-        hint = f"mend it at the brokers, or {_WAY_OUT.format(number, 'OFFSET')}, with an offset behind it"
+        hint = (
+            "mend it at the brokers; if it halts here again after a restart, and only then, "
+            f"{_WAY_OUT.format(number, 'OFFSET')}, with an offset behind the batch"
+        )
         self._log.error("CORRUPT_BATCH", partition=number, offset=offset, message=why, hint=hint)
         self._consumer.seek(partition, offset)
         self._halt(partition, why)
@@ -129,12 +143,14 @@ class Halts:
 def is_undecodable(error: Exception) -> bool:
     """Whether this is what a poll raises that met a corrupt batch, or one in a form that we do not know.
 
-    A wrong checksum and an unknown codec are errors of Kafka's; what is wrong under a good checksum makes a
-    decompressor or the parser of records raise anything at all.
+    A wrong checksum, length or codec are errors of Kafka's; what is wrong under a good checksum makes a decompressor or
+    the parser of records raise nearly anything. Not the system's errors, nor those of a mistake in the client.
     """
     if isinstance(error, KafkaError):
-        return isinstance(error, (CorruptRecordException, UnsupportedCodecError))
-    return not isinstance(error, ConsumerStoppedError)
+        return isinstance(error, (CorruptRecordException, RecordTooLargeError, UnsupportedCodecError))
+    if isinstance(error, OSError):
+        return isinstance(error, gzip.BadGzipFile)
+    return not isinstance(error, (ConsumerStoppedError, MemoryError, AssertionError))
 
 
 def position_of(consumer: Any, partition: TopicPartition) -> int | None:

@@ -19,7 +19,7 @@ from dcalqr import log
 from dcalqr.cancels import was_asked_to_end
 from dcalqr.config import Kafka
 from dcalqr.kafka import settings
-from dcalqr.kafka.contract import Groups, Receiver
+from dcalqr.kafka.contract import Broken, Groups, Receiver
 from dcalqr.kafka.ending import forget_commits, stop
 from dcalqr.kafka.halts import Halts, is_undecodable, position_of
 from dcalqr.kafka.listener import Listener
@@ -37,10 +37,6 @@ COMMIT_SECONDS = 10.0
 # Commits fail again and again during an outage; one line says so.
 COMMIT_LINE_SECONDS = 60.0
 SILENCE_SECONDS = 300.0  # without an answer to a fetch
-
-
-class Broken(Exception):
-    """The membership does not work any more, and why."""
 
 
 class Membership:
@@ -85,7 +81,7 @@ class Membership:
         self._said_at = float("-inf")
         self.quiet = False  # the instance drains: what is polled is not taken, and so never committed
         self.frozen = False  # something is broken that nobody understands: nothing is committed
-        self._halts = Halts(self._consumer, self._trackers, lost_too=kafka.onoffsetloss == "halt")
+        self._halts = Halts(self._consumer, self._trackers, halts_on_loss=kafka.onoffsetloss == "halt")
         self.halted = self._halts.why
         self.rebalances = self.commit_failures = self.stale_batches = 0
         self.last_commit_at: float | None = None
@@ -119,7 +115,7 @@ class Membership:
         await self._fetch(POLL_SECONDS, BATCH_RECORDS)
 
     async def _alone(self, partition: TopicPartition) -> bool:
-        return not self._receiver.is_full() and await self._fetch(ALONE_SECONDS, 1, partition)
+        return not self.quiet and not self._receiver.is_full() and await self._fetch(ALONE_SECONDS, 1, partition)
 
     async def _fetch(self, seconds: float, most: int, *only: TopicPartition) -> bool:
         """Fetch at most so many records (count), of all partitions or of one only; returns whether some came."""
@@ -137,7 +133,9 @@ class Membership:
         except Exception as error:
             if not is_undecodable(error):
                 raise
-            if only:
+            if self._changing:
+                await asyncio.sleep(POLL_SECONDS)  # where to begin is not known yet: aiokafka was ahead of us
+            elif only:
                 self._halts.undecodable(only[0], error)
             else:
                 await self._halts.single_out(error, self._alone)

@@ -28,7 +28,8 @@ class OffsetsLost(Exception):
     def __init__(self) -> None:
         super().__init__(
             "the committed offsets of this group are gone (idle beyond the broker's retention, or the topic was made "
-            "anew); choose for each partition: dcalqr offsets --partition N --to earliest|latest|TIME|OFFSET --yes"
+            "anew); choose for each partition: dcalqr offsets --config FILE --partition N "
+            "--to earliest|latest|TIME|OFFSET --yes"
         )
 
 

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 from typing import NamedTuple
 
 from dcalqr import errors
 from dcalqr.local.landing import open_root
+from dcalqr.local.mounts import MountTable, is_below
 from dcalqr.local.oserrors import translating
 from dcalqr.local.state import State
-
-_MOUNTINFO = "/proc/self/mountinfo"  # unlike st_dev it shows bind mounts, and reading it never hangs
 
 
 class Room(NamedTuple):
@@ -47,6 +45,7 @@ class Destination:
         self._minfree_percent = minfree_percent
         self._requiremount = requiremount
         self._state = state
+        self._mounts = MountTable()
         self._resolved: str | None = None
         self._root_fd: int | None = None
         self._root_generation = 0
@@ -54,6 +53,7 @@ class Destination:
 
     def close(self) -> None:
         """Close the descriptor; no attempt may use it any more."""
+        self._mounts.close()
         if self._root_fd is not None:
             os.close(self._root_fd)
             self._root_fd = None
@@ -86,7 +86,9 @@ class Destination:
 
     def room(self) -> Room:
         """Return what is free and what has to stay so; raises as `check`."""
-        found = self._file_system()
+        return self._room_in(self._file_system())
+
+    def _room_in(self, found: os.statvfs_result) -> Room:
         size_bytes = found.f_blocks * found.f_frsize
         least_bytes = int(size_bytes * self._minfree_percent / 100)
         return Room(found.f_bavail * found.f_frsize, size_bytes, least_bytes)
@@ -121,11 +123,11 @@ class Destination:
     def _check_mount(self, path: str) -> None:
         with contextlib.suppress(OSError):
             os.stat(os.path.join(path, "."))  # wakes an automounter, which mounts only for those who go in
-        mounted = mount_point(path)
+        mounted = self._mounts.point_of(path)
         if self._requiremount and mounted == "/":
             raise errors.MountMissing(why=f"no file system is mounted at or above {path}")
         remembered = self._state.mount_point
-        if remembered is not None and _is_below(path, remembered) and len(mounted) < len(remembered):
+        if remembered is not None and is_below(path, remembered) and len(mounted) < len(remembered):
             raise errors.MountMissing(why=f"{remembered} is not mounted")
         if mounted != "/" or remembered is not None:
             self._remember(None if mounted == "/" else mounted)
@@ -164,7 +166,7 @@ class Destination:
         found = self._file_system()
         if found.f_files and not found.f_favail:
             raise errors.NoSpace(why="no inode is free")
-        free, _, least = self.room()
+        free, _, least = self._room_in(found)
         if free - size_bytes < least:
             raise errors.NoSpace(why=f"{free} bytes free, {size_bytes} wanted, {least} to be kept")
 
@@ -174,44 +176,3 @@ def _same(found: os.stat_result, fd: int) -> bool:
         return os.path.samestat(found, os.fstat(fd))
     except OSError:
         return False  # its mount went stale
-
-
-class _Mount(NamedTuple):
-    """One line of mountinfo: where (`point`) which folder (`root`) of which device can be seen."""
-
-    number: str
-    parent: str
-    device: str
-    root: str
-    point: str
-
-    @classmethod
-    def read(cls, line: str) -> _Mount:
-        fields = line.split(" ", 5)[:5]
-        if "\\" in line:  # blanks, tabs, newlines and backslashes stand as octal numbers
-            fields = [re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field) for field in fields]
-        return cls(*fields)
-
-    def shows_the_same(self, parent: _Mount) -> bool:
-        """Whether without it the very same folder would be seen: systemd's ReadWritePaths= makes such mounts."""
-        if self.device != parent.device:
-            return False
-        inside = os.path.relpath(self.point, parent.point)
-        return self.root == os.path.normpath(os.path.join(parent.root, inside))
-
-
-def mount_point(path: str) -> str:
-    """The mount point that a resolved absolute path lies on; automounters that wait do not count."""
-    with translating("mountinfo"), open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as file:
-        mounts = [_Mount.read(line) for line in file if " - autofs " not in line]
-    numbered = {mount.number: mount for mount in mounts}
-    points = [
-        mount.point
-        for mount in mounts
-        if mount.parent not in numbered or not mount.shows_the_same(numbered[mount.parent])
-    ]
-    return max((point for point in points if _is_below(path, point)), key=len, default="/")
-
-
-def _is_below(path: str, folder: str) -> bool:
-    return f"{path}/".startswith(folder.rstrip("/") + "/")

@@ -29,15 +29,20 @@ class Existing(NamedTuple):
     seen: Seen
     size_bytes: int
     is_file: bool
-    pnfsid: str | None
-    adler32: int | None
+    pnfsid: str | None = None
+    adler32: int | None = None
+    is_durable: bool = False  # with its name, as far as `look` was to see to it
 
 
-def look(root_fd: int, directory: tuple[bytes, ...], name: bytes) -> Existing | None:
+def look(root_fd: int, directory: tuple[bytes, ...], name: bytes, *, sync: bool = False) -> Existing | None:
     """Tell what stands under a name; None: nothing, or its directory is missing.
 
-    A file that we may read is durable on return, with its name: who is told that it is here already need not wonder
-    whether somebody was killed between its rename and the fsync of its directory.
+    Parameters
+    ----------
+    sync
+        Whether a file that is not known to be durable is made so: somebody may have been killed between its rename and
+        the fsync of its directory. Where that fails it is not believed: what a failed fsync has lost, a second one
+        does not tell.
 
     Raises
     ------
@@ -49,13 +54,13 @@ def look(root_fd: int, directory: tuple[bytes, ...], name: bytes) -> Existing | 
     with border(root_fd, "look"), contextlib.suppress(FileNotFoundError), opened(root_fd, directory) as fd:
         found = os.stat(name, dir_fd=fd, follow_symlinks=False)
         if stat.S_ISREG(found.st_mode):
-            return _described(fd, name, found)
-        return Existing(seen_of(found), found.st_size, is_file=False, pnfsid=None, adler32=None)
+            return _described(fd, name, found, sync=sync)
+        return Existing(seen_of(found), found.st_size, is_file=False)
     return None
 
 
-def _described(directory_fd: int, name: bytes, found: os.stat_result) -> Existing:
-    plain = Existing(seen_of(found), found.st_size, is_file=True, pnfsid=None, adler32=None)
+def _described(directory_fd: int, name: bytes, found: os.stat_result, *, sync: bool) -> Existing:
+    plain = Existing(seen_of(found), found.st_size, is_file=True)
     try:
         fd = os.open(name, _READ, dir_fd=directory_fd)
     except PermissionError:
@@ -65,12 +70,20 @@ def _described(directory_fd: int, name: bytes, found: os.stat_result) -> Existin
         if seen_of(now) != plain.seen:
             return plain
         pnfsid, adler32 = attributes.read(fd, now)
-        if now.st_ctime > time.time() - YOUNG_SECONDS:  # the time of its rename, or later
-            os.fsync(fd)  # it may be another program's, which has synced nothing
-            os.fsync(directory_fd)
-        return plain._replace(pnfsid=pnfsid, adler32=adler32)
+        is_old = now.st_ctime <= time.time() - YOUNG_SECONDS  # the time of its rename, or later
+        is_durable = is_old or (sync and _is_synced(fd, directory_fd))
+        return plain._replace(pnfsid=pnfsid, adler32=adler32, is_durable=is_durable)
     finally:
         os.close(fd)
+
+
+def _is_synced(fd: int, directory_fd: int) -> bool:
+    try:
+        os.fsync(fd)  # it may be another program's, which has synced nothing
+        os.fsync(directory_fd)
+    except OSError:
+        return False
+    return True
 
 
 def sum_of(root_fd: int, directory: tuple[bytes, ...], name: bytes) -> tuple[int, Seen]:

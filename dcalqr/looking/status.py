@@ -104,7 +104,11 @@ def _counted(counters: Counters) -> dict[str, Any]:
 
 def _workers(copier: object) -> dict[str, Any]:
     """What worker processes use; a copier of threads has none."""
-    return {**usage(getattr(copier, "pids", ())), "lost": getattr(copier, "deaths", 0)}
+    return {
+        **usage(getattr(copier, "pids", ())),
+        "lost": getattr(copier, "deaths", 0),
+        "outdated": getattr(copier, "is_outdated", False),
+    }
 
 
 def _holds(assembly: Assembly) -> list[dict[str, Any]]:
@@ -239,6 +243,8 @@ def complaints(status: dict[str, Any]) -> list[str]:
         found.append(f"{status['unwritten']} rows or unreadable records cannot be written, see ROW_NOT_WRITTEN")
     if status["stuck_threads"]:
         found.append(f"{status['stuck_threads']} threads do not answer: is the destination's file system hung?")
+    if status.get("workers", {}).get("outdated"):
+        found.append("dcalqr was upgraded on the disk: workers cannot be replaced until this daemon is restarted")
     found += [f"{path}: {why}" for path, why in status.get("file_trouble", {}).items()]
     if (reload := status.get("reload")) and not reload["ok"]:
         found.append(reload_words(Reload(**reload)))

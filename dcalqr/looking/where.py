@@ -19,7 +19,7 @@ from dcalqr.dcache.door import Door
 from dcalqr.dcache.tls import Credentials
 from dcalqr.delivery.places import Place, Places
 from dcalqr.local import standing
-from dcalqr.local.destination import mount_point
+from dcalqr.local.mounts import mount_point
 from dcalqr.local.state import Remembered
 from dcalqr.looking import status
 from dcalqr.looking.found import GONE, NO_ANSWER, NOT_ASKED, REFUSED_ALL, REFUSED_FILE, AtDoor, Found, OnDisk, Row

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
-from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, KafkaConnectionError, UnsupportedCodecError
+from aiokafka import TopicPartition
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    CorruptRecordException,
+    KafkaConnectionError,
+    RecordTooLargeError,
+    UnsupportedCodecError,
+)
 from aiokafka.record.util import calc_crc32c
 from confluent_kafka import Producer
 
-from dcalqr.kafka.halts import is_undecodable
+from dcalqr.kafka.contract import Broken
+from dcalqr.kafka.halts import Halts, is_undecodable
+from dcalqr.kafka.offsets import OffsetTracker
 from tests.kafka.reading import Reader, numbers, running, section, until, until_committed
 from tests.support.kafka import KafkaBroker
 
@@ -135,7 +146,7 @@ async def test_a_batch_that_cannot_be_decoded_halts_its_partition_and_the_others
     assert sorted(run.reader.received) == sorted([*expected, *((2, offset) for offset in range(BEGIN))])
     [line] = [line for line in logs if line["event"] == "CORRUPT_BATCH"]
     assert (line["partition"], line["offset"], line["log_level"]) == (2, BEGIN, "error")
-    assert "dcalqr offsets --partition 2 --to OFFSET" in line["hint"]
+    assert "dcalqr offsets --config FILE --partition 2 --to OFFSET" in line["hint"]
 
 
 async def test_a_person_steps_over_it(harmed: KafkaBroker, group: str) -> None:
@@ -167,6 +178,90 @@ async def test_two_such_partitions_are_both_halted_and_a_rebalance_forgets_neith
         assert run.consumer.rebuilds == 0
 
 
+# --- what a real broker cannot be made to do at the right moment ------------------------------------------------
+
+
+class Unsteady:
+    """A consumer of partitions 0 to 2, each with ten records, of which others take some away."""
+
+    def __init__(self) -> None:
+        self.owned = {TopicPartition("t", number) for number in range(3)}
+        self.paused_ones: set[TopicPartition] = set()
+        self.positions = dict.fromkeys(self.owned, 7)  # a poll had come so far before it raised
+        self.read: list[int] = []
+
+    def assignment(self) -> set[TopicPartition]:
+        return self.owned
+
+    def paused(self) -> set[TopicPartition]:
+        return self.paused_ones
+
+    def pause(self, partition: TopicPartition) -> None:
+        self.paused_ones.add(partition)
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        self.positions[partition] = offset
+
+    async def position(self, partition: TopicPartition) -> int:
+        return self.positions[partition]
+
+    def last_stable_offset(self, partition: TopicPartition) -> int | None:
+        assert partition in self.owned, "as aiokafka says it"
+        return 10
+
+
+def halts_of(consumer: Unsteady) -> tuple[Halts, dict[TopicPartition, OffsetTracker]]:
+    trackers = {partition: OffsetTracker("t", partition.partition, 0) for partition in consumer.owned}
+    return Halts(consumer, trackers, halts_on_loss=True), trackers
+
+
+async def test_a_rebalance_while_partitions_are_read_alone_takes_some_away_and_nothing_breaks() -> None:
+    consumer = Unsteady()
+    halts, trackers = halts_of(consumer)
+    zero = min(consumer.owned)
+
+    async def alone(partition: Any) -> bool:
+        consumer.read.append(partition.partition)
+        if len(consumer.owned) > 1:  # the poll waits for a rebalance, and we keep the first one
+            consumer.owned = {zero}
+            trackers.clear()
+            trackers[zero] = OffsetTracker("t", 0, 5)
+        position = trackers[partition].position
+        trackers[partition].track([position], position + 1)
+        return True
+
+    await halts.single_out(EOFError(), alone)
+    assert set(consumer.read) == {0}
+    assert not halts.why
+    assert trackers[zero].position == 10
+
+
+async def test_what_a_failed_poll_had_taken_is_read_again() -> None:
+    consumer = Unsteady()
+    halts, trackers = halts_of(consumer)
+
+    async def alone(partition: Any) -> bool:
+        consumer.read.append(consumer.positions[partition])
+        halts.undecodable(partition, EOFError())
+        return False
+
+    await halts.single_out(EOFError(), alone)
+    assert consumer.read == [0]
+    assert halts.why == {0: "the batch at offset 0 cannot be decoded: EOFError"}
+    assert consumer.paused_ones == {min(trackers)}
+
+
+async def test_where_nothing_can_be_read_another_membership_has_to_try() -> None:
+    halts, _ = halts_of(Unsteady())
+
+    async def full(partition: Any) -> bool:
+        return False
+
+    with pytest.raises(Broken, match="EOFError"):
+        await halts.single_out(EOFError(), full)
+    assert not halts.why
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -174,8 +269,13 @@ async def test_two_such_partitions_are_both_halted_and_a_rebalance_forgets_neith
         (UnsupportedCodecError("5"), True),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), True),
         (EOFError(), True),
+        (RecordTooLargeError("length"), True),
+        (gzip.BadGzipFile("Not a gzipped file"), True),
         (KafkaConnectionError("gone"), False),
         (ConsumerStoppedError(), False),
+        (ConnectionResetError(), False),
+        (MemoryError(), False),
+        (AssertionError("of the client's"), False),
     ],
     ids=repr,
 )

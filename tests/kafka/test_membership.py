@@ -11,8 +11,9 @@ from aiokafka import TopicPartition
 from aiokafka.errors import IllegalStateError, NoOffsetForPartitionError
 
 from dcalqr.kafka import consumer, membership
+from dcalqr.kafka.contract import Broken
 from dcalqr.kafka.groups import Group
-from dcalqr.kafka.membership import Broken, Membership
+from dcalqr.kafka.membership import Membership
 from dcalqr.kafka.offsets import OffsetTracker
 from dcalqr.kafka.silence import Silence
 from tests.kafka.reading import (
@@ -260,7 +261,7 @@ async def test_a_partition_whose_offset_is_gone_is_halted_and_named_and_the_othe
     assert {partition for partition, _ in run.reader.received} == {1, 2, 3}
     lost = [line for line in logs if line["event"] == "LOST_RANGE"]
     assert {line["partition"] for line in lost} == {0}
-    assert "dcalqr offsets --partition 0" in lost[0]["hint"]
+    assert "dcalqr offsets --config FILE --partition 0" in lost[0]["hint"]
     async with Group(kafka_section) as outside:
         assert await outside.members() == 0
         await outside.commit(0, await outside.resolve(0, "earliest"))

@@ -246,7 +246,7 @@ async def test_offsets_set_while_instances_wait_are_taken_up_without_a_restart(
     async with running(kafka_section, memory=memory) as one, running(kafka_section, memory=memory) as two:
         for run in (one, two):
             await until(lambda run=run: "are gone" in run.consumer.trouble, "it says so")  # type: ignore[misc]
-            assert "dcalqr offsets --partition N" in run.consumer.trouble
+            assert "dcalqr offsets --config FILE --partition N" in run.consumer.trouble
         await choose(kafka_section, [0, 1, 2], "latest")
         before = one.consumer.rebuilds
         await until(lambda: one.consumer.rebuilds >= before + 2, "it looks again")

@@ -14,21 +14,10 @@ import pytest
 from dcalqr import errors
 from dcalqr.local import destination as module
 from dcalqr.local import landing
-from dcalqr.local.destination import Destination, mount_point
+from dcalqr.local.destination import Destination
+from dcalqr.local.mounts import MountTable, mount_point
 from dcalqr.local.state import State
-
-
-def mount(folder: Path, *options: str) -> None:
-    assert os.geteuid() == 0, "these tests mount file systems: run them as root"
-    subprocess.run(["mount", *options, folder], check=True)
-
-
-def tmpfs(folder: Path, size: str = "1m") -> None:
-    mount(folder, "-t", "tmpfs", "-o", f"size={size}", "tmpfs")
-
-
-def umount(folder: Path) -> None:
-    subprocess.run(["umount", "-l", folder], check=True)
+from tests.support.mounts import mount, tmpfs, umount
 
 
 @contextlib.contextmanager
@@ -48,16 +37,6 @@ def state(tmp_path: Path) -> Iterator[State]:
     opened.open()
     yield opened
     opened.close()
-
-
-@pytest.fixture
-def point(tmp_path: Path) -> Iterator[Path]:
-    """A folder for mounts, with a name that the kernel escapes; nothing stays mounted."""
-    folder = tmp_path / "mount point"
-    folder.mkdir()
-    yield folder
-    while mount_point(str(folder)) == str(folder):
-        umount(folder)
 
 
 def destination(folder: Path, state: State, *, requiremount: bool = False, minfree_percent: float = 0) -> Destination:
@@ -146,9 +125,8 @@ def test_requiremount_holds_until_something_is_mounted(
     tmp_path: Path, point: Path, state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if mount_point(str(tmp_path)) != "/":  # where the temporary folder is a mount of its own, pretend it is not
-        real = mount_point
         monkeypatch.setattr(
-            "dcalqr.local.destination.mount_point", lambda path: found if (found := real(path)) == str(point) else "/"
+            MountTable, "point_of", lambda _, path: found if (found := mount_point(path)) == str(point) else "/"
         )
     opened = destination(point / "sim", state, requiremount=True)
     (point / "sim").mkdir()
@@ -179,41 +157,6 @@ def test_a_mount_seen_once_is_missed_by_the_next_run_too(tmp_path: Path, point: 
     second.check()
     second.close()
     again.close()
-
-
-def test_a_bind_mount_counts_as_a_mount(tmp_path: Path, point: Path, state: State) -> None:
-    (tmp_path / "source").mkdir()
-    mount(point, "--bind", str(tmp_path / "source"))
-    assert mount_point(str(point / "x")) == str(point)
-
-
-def test_a_folder_bound_onto_itself_is_not_a_mount(tmp_path: Path, point: Path, state: State) -> None:
-    """As systemd's ReadWritePaths= does it: what is below the mount point must not pass for what belongs there."""
-    before = mount_point(str(point))
-    mount(point, "--bind", str(point))
-    try:
-        assert mount_point(str(point / "x")) == before
-        tmpfs(point)
-        assert mount_point(str(point / "x")) == str(point)
-        (point / "inner").mkdir()
-        mount(point / "inner", "--bind", str(point / "inner"))
-        assert mount_point(str(point / "inner" / "x")) == str(point)
-        umount(point / "inner")
-        umount(point)
-    finally:
-        umount(point)
-
-
-def test_an_automounter_that_waits_is_no_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = tmp_path / "mountinfo"
-    root = "22 1 254:0 / / rw - ext4 /dev/vda rw\n"
-    waiting = "40 22 0:35 / /sps rw shared:1 - autofs systemd-1 rw,fd=29\n"
-    monkeypatch.setattr("dcalqr.local.destination._MOUNTINFO", str(table))
-    table.write_text(root + waiting)
-    assert mount_point("/sps/lsst") == "/"
-    table.write_text(root + waiting + "41 40 0:52 / /sps rw - nfs4 server:/sps rw\n")
-    assert mount_point("/sps/lsst") == "/sps"
-    assert mount_point("/sps2/lsst") == "/"
 
 
 def test_another_download_folder_forgets_the_old_ones_mount_point(tmp_path: Path, point: Path, state: State) -> None:

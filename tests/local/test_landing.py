@@ -63,7 +63,7 @@ def land(root_fd: int, this: CopyOrder, data: bytes = DATA) -> None:
 
 
 def look(root_fd: int, this: CopyOrder) -> standing.Existing:
-    found = standing.look(root_fd, this.directory, this.final_name)
+    found = standing.look(root_fd, this.directory, this.final_name, sync=True)
     assert found is not None
     return found
 
@@ -616,7 +616,7 @@ def test_what_landed_is_vouched_for_by_its_attributes(root: Path, root_fd: int) 
     found = look(root_fd, order())
     standing = (root / "run/23003/f.fits").stat()
     assert found.seen == Seen(standing.st_dev, standing.st_ino, standing.st_mtime_ns)
-    assert found[1:] == (len(DATA), True, PNFSID, zlib.adler32(DATA))
+    assert found[1:] == (len(DATA), True, PNFSID, zlib.adler32(DATA), True)
 
 
 @pytest.mark.parametrize("change", ["touched", "grown", "foreign"])
@@ -694,7 +694,8 @@ def test_a_name_that_a_killed_run_did_not_sync_is_durable_before_the_file_counts
         with pytest.raises(Killed):
             part.publish()
     inodes = synced(monkeypatch)
-    assert look(root_fd, order()).pnfsid == PNFSID
+    found = look(root_fd, order())
+    assert (found.pnfsid, found.is_durable) == (PNFSID, True)
     final = root / "run/23003/f.fits"
     assert inodes == [final.stat().st_ino, final.parent.stat().st_ino]
     part.discard()
@@ -712,18 +713,27 @@ def test_only_a_young_file_is_synced(
     now = time.time() + clock_seconds
     monkeypatch.setattr(time, "time", lambda: now)
     inodes = synced(monkeypatch)
-    look(root_fd, order())
+    assert look(root_fd, order()).is_durable
     assert len(inodes) == count
 
 
-def test_a_young_file_that_cannot_be_synced_is_not_told(
+def test_a_young_file_that_cannot_be_synced_is_not_called_durable(
     root: Path, root_fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     land(root_fd, order())
     monkeypatch.setattr(os, "fsync", refusing(errno.EIO))
-    with pytest.raises(errors.WriteFailed):
-        look(root_fd, order())
+    found = look(root_fd, order())
+    assert (found.pnfsid, found.is_durable) == (PNFSID, False)
     assert names(root) == {"f.fits"}
+
+
+def test_who_only_looks_writes_nothing(root_fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    land(root_fd, order())
+    inodes = synced(monkeypatch)
+    found = standing.look(root_fd, order().directory, order().final_name)
+    assert found is not None
+    assert not found.is_durable
+    assert not inodes
 
 
 def test_the_sum_of_a_file_is_read_and_says_which_file(root: Path, root_fd: int) -> None:

@@ -116,6 +116,7 @@ def test_a_lag_that_nobody_knows_is_not_said_to_be_nothing(
         ),
         ({"unwritten": 2}, "2 rows or unreadable records cannot be written"),
         ({"stuck_threads": 2}, "2 threads do not answer"),
+        ({"workers": {"outdated": True}}, "dcalqr was upgraded on the disk"),
         (
             {"surroundings": {"room": {"trouble": "/data is not mounted", "seen_at": JUST_NOW}}},
             "/data is not mounted",

@@ -1,4 +1,4 @@
-"""Snapshots as `status.snapshot` makes them; tests/test_board.py sees to it that a daemon's has the same keys."""
+"""Snapshots as `status.snapshot` makes them; tests/service/test_board.py sees to it that a daemon's has these keys."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def snapshot(**changes: Any) -> dict[str, Any]:
         "waiting_for_visibility": 4,
         "slots": {"limit": 10, "taken": 2},
         "stuck_threads": 0,
-        "workers": {"count": 2, "resident_bytes": 60_000_000, "cpu_seconds": 912.5, "lost": 0},
+        "workers": {"count": 2, "resident_bytes": 60_000_000, "cpu_seconds": 912.5, "lost": 0, "outdated": False},
         "running": [
             copy(),
             copy(f"{FOLDER}/23003/raw_0003.fits", received_bytes=1_100_000_000, size_bytes=8_500_000_000, seconds=9.0),
