@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import NamedTuple, ParamSpec, TypeVar
 
@@ -19,10 +20,11 @@ from dcalqr.delivery.lookout import Lookout
 from dcalqr.delivery.openparts import OpenParts
 from dcalqr.delivery.places import Place, Places
 from dcalqr.delivery.running import Running, Watch, report_landed
+from dcalqr.delivery.surveys import Surveys
 from dcalqr.delivery.visibility import is_shown, version_shown
 from dcalqr.holds import DOOR
 from dcalqr.local import paths, standing
-from dcalqr.local.destination import Destination
+from dcalqr.local.destination import Destination, Room
 from dcalqr.local.state import State
 from dcalqr.model import Outcome, StorageEvent, Version
 from dcalqr.orders import CopyOrder, Deadlines
@@ -43,6 +45,13 @@ class Plan(NamedTuple):
     existing: standing.Existing | None
     shown: DoorFile | None
     late: errors.NeverVisible | None = None
+
+
+class Wanted(NamedTuple):
+    """A file that is to be planned: where it belongs, and its size."""
+
+    place: Place
+    size_bytes: int
 
 
 class Transfer:
@@ -75,6 +84,7 @@ class Transfer:
         self._dcache, self._local = config.dcache, config.local
         self._door, self._copier, self._destination = door, copier, destination
         self._threads = threads
+        self._surveys = Surveys(self._survey, threads)
         self.parts = OpenParts(state, threads)
         self._places = Places(config.dcache.url, config.dcache.root, config.dcache.folder)
         self._lookout = Lookout(config.dcache, door, self._places)
@@ -157,7 +167,7 @@ class Transfer:
 
     async def _plan(self, event: StorageEvent, context: TaskContext) -> Plan:
         place = self._places.of(event.path)
-        existing = await self._blocking(self._survey, place, event.size_bytes or 0)
+        existing = await self._surveys.ask(Wanted(place, event.size_bytes or 0))
         plan = Plan(place, existing, None)
         must_look = event.staged or existing is not None or len(context.versions) > 1 or "look" in context.memory
         if not must_look or self._is_ours(plan, event, context):
@@ -169,19 +179,26 @@ class Transfer:
             self._lookout.without_sum(event, context)  # a GET would take a slot to learn the same
         return plan._replace(shown=shown)
 
-    def _survey(self, place: Place, size_bytes: int) -> standing.Existing | None:
-        """Look at the destination: is it usable, has it room, what stands there. Blocking, one hop to a thread."""
-        destination = self._destination
-        destination.check()
-        size_bytes += sum(running.missing_bytes for running in list(self.running.values()))
+    def _survey(self, asked: Sequence[Wanted]) -> list[standing.Existing | Exception | None]:
+        """Look at the destination: is it usable, has it room, what stands there; one look at the folder serves all."""
+        room = None
+        with contextlib.suppress(errors.TryError):  # each gets an error of his own
+            room = self._destination.check()
+        return [self._surveyed(wanted, room) for wanted in asked]
+
+    def _surveyed(self, wanted: Wanted, room: Room | None) -> standing.Existing | Exception | None:
+        destination, place = self._destination, wanted.place
         try:
-            destination.check_room(size_bytes)
-        except errors.NoSpace as error:
-            # Wait apart, rather than hold everything, when only this file is too large for what is free.
-            raise errors.NoRoom(needed_bytes=size_bytes, free_bytes=destination.free_bytes) from error
-        existing = standing.look(destination.root_fd, place.directory, place.name, sync=True)
-        if existing is not None and not existing.is_file:
-            raise errors.NotAFile(what="exists and is no regular file")
+            room = room or destination.check()
+            size_bytes = wanted.size_bytes + sum(running.missing_bytes for running in list(self.running.values()))
+            if room.free_bytes - size_bytes < room.least_bytes:
+                # Wait apart, rather than hold everything, when only this file is too large for what is free.
+                raise errors.NoRoom(needed_bytes=size_bytes, free_bytes=room.free_bytes)
+            existing = standing.look(destination.root_fd, place.directory, place.name, sync=True)
+            if existing is not None and not existing.is_file:
+                raise errors.NotAFile(what="exists and is no regular file")
+        except errors.TryError as error:
+            return error
         return existing
 
     # --- who is who -----------------------------------------------------------------------------------------------

@@ -97,8 +97,8 @@ class Destination:
         with translating("fstatvfs"):
             return os.fstatvfs(self.root_fd)
 
-    def check(self, size_bytes: int = 0) -> None:
-        """Make sure that a file of this size may be written here now.
+    def check(self, size_bytes: int = 0) -> Room:
+        """Make sure that a file of this size may be written here now; returns what room there is.
 
         Raises
         ------
@@ -110,7 +110,7 @@ class Destination:
             The operating system did not tell: no descriptor is left, or an I/O error.
         """
         self.check_presence()
-        self.check_room(size_bytes)
+        return self.check_room(size_bytes)
 
     def check_presence(self) -> None:
         """Make sure that the folder is there and may be written, whatever room it has; raises as `check`."""
@@ -161,14 +161,16 @@ class Destination:
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=self.root_fd, effective_ids=True):
             raise errors.MountMissing(why=f"no permission to write into {self.folder}")
 
-    def check_room(self, size_bytes: int) -> None:
+    def check_room(self, size_bytes: int) -> Room:
         """Make sure that a file of this size leaves the minimum free, in a folder that is known to be there."""
         found = self._file_system()
         if found.f_files and not found.f_favail:
             raise errors.NoSpace(why="no inode is free")
-        free, _, least = self._room_in(found)
-        if free - size_bytes < least:
+        room = self._room_in(found)
+        if room.free_bytes - size_bytes < room.least_bytes:
+            free, _, least = room
             raise errors.NoSpace(why=f"{free} bytes free, {size_bytes} wanted, {least} to be kept")
+        return room
 
 
 def _same(found: os.stat_result, fd: int) -> bool:
