@@ -61,6 +61,10 @@ class Surveys(Generic[Question, Answer]):
 
 def _tell(answers: Sequence[asyncio.Future[Answer]], looked: asyncio.Future[Sequence[Answer | Exception]]) -> None:
     """Give everybody his answer who still waits for it."""
+    if looked.cancelled():  # the threads end, and nobody will look
+        for answer in answers:
+            answer.cancel()
+        return
     failure = looked.exception()
     found = [failure] * len(answers) if isinstance(failure, Exception) else looked.result()
     for answer, one in zip(answers, found, strict=True):

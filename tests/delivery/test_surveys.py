@@ -116,3 +116,19 @@ async def test_threads_that_have_ended_are_said_and_nobody_waits_for_ever(thread
     threads.shutdown()
     with pytest.raises(RuntimeError, match="shutdown"):
         await asked.ask(2)
+
+
+async def test_a_look_that_never_began_when_the_threads_ended_leaves_nobody_waiting() -> None:
+    looks = Looks()
+    looks.go_on.clear()
+    with ThreadPoolExecutor(1) as single:
+        busy = single.submit(looks.go_on.wait, DEAD_MAN_SECONDS)
+        waiting = asyncio.create_task(Surveys(looks.look, single).ask(2))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        single.shutdown(wait=False, cancel_futures=True)
+        looks.go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert busy.result()
+    assert looks.seen == []
