@@ -30,7 +30,7 @@ from dcalqr.kafka.startpoints import lost_range
 # Of each partition, in one go. If the batch is further away, the next poll raises again, and so many were taken.
 ALONE_RECORDS = 500
 # Nor longer than this: partitions whose brokers do not answer would keep the others waiting.
-ALONE_SECONDS = 30.0
+TURN_SECONDS = 30.0
 _WAY_OUT = "stop all instances, then: dcalqr offsets --config FILE --partition {} --to {} --yes"
 
 
@@ -97,7 +97,7 @@ class Halts:
         """
         self._rewind()
         reading, came = {*self._consumer.assignment()} - self._consumer.paused(), False
-        until = time.monotonic() + ALONE_SECONDS
+        until = time.monotonic() + TURN_SECONDS
         for _ in range(ALONE_RECORDS):
             for partition in sorted(reading):
                 if self._is_read(partition) or time.monotonic() > until or not await alone(partition):
