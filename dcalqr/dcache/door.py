@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import httpcore
 import httpx
 
 from dcalqr import checksum, errors
@@ -43,6 +44,26 @@ class _Client:
         self.http = http
         self.trust = trust
         self.users = 0
+
+
+class _Handshake:
+    """Follows a request to where its TLS handshake ends: httpcore closes what fails there, but not what is cancelled.
+
+    Such a connection would stay open until the server tires of it. Called by httpx's extension `trace`.
+    """
+
+    def __init__(self) -> None:
+        self._stream: httpcore.AsyncNetworkStream | None = None
+
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            self._stream = info["return_value"]
+        elif event == "connection.start_tls.complete":
+            self._stream = None
+
+    async def cancelled(self) -> None:
+        if self._stream is not None:
+            await self._stream.aclose()
 
 
 class Door:
@@ -101,14 +122,18 @@ class Door:
         await self._pace()
         host = f"{self._origin.host}:{self._origin.port}"
         target = url.split("://", 1)[1].partition("/")[2]
+        handshake = _Handshake()
         try:
             async with self._lent() as client:
                 return await client.http.request(
                     "HEAD",
                     f"https://{self._origin.netloc}/",
                     headers=headers,
-                    extensions={"target": f"/{target}".encode("ascii")},
+                    extensions={"target": f"/{target}".encode("ascii"), "trace": handshake},
                 )
+        except asyncio.CancelledError:
+            await handshake.cancelled()
+            raise
         except httpx.PoolTimeout as error:
             raise errors.DoorTimeout(seconds=HEAD_SECONDS) from error
         except (httpx.ConnectError, UnicodeError) as error:  # UnicodeError: a host name that cannot be encoded

@@ -201,6 +201,19 @@ async def test_a_cancelled_head_leaves_no_connection(pki: Pki) -> None:
         await door.aclose()
 
 
+async def test_a_head_that_is_cancelled_within_its_handshake_leaves_no_connection(pki: Pki) -> None:
+    with deaf_port() as port:
+        door = Door(f"https://localhost:{port}", lambda: trust_of(pki))
+        head = asyncio.ensure_future(door.head(f"https://localhost:{port}{PATH}"))
+        await until(lambda: connections_to(port) == 1)
+        await asyncio.sleep(0)
+        head.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await head
+        await until(lambda: connections_to(port) == 0)
+        await door.aclose()
+
+
 # --- what answers mean -----------------------------------------------------------------------------------------
 
 
