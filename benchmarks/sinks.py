@@ -30,7 +30,7 @@ from benchmarks.daemon import Daemon, announced, wait
 from benchmarks.runs import Failed, Job
 from benchmarks.servers import Servers
 from benchmarks.stage import ended_by_term, prepared, sizes_of
-from benchmarks.usage import Cpu, Sample, Watch, cpu_of
+from benchmarks.usage import Cpu, Watch, cpu_of
 from dcalqr.config.sinks import Elasticsearch
 from dcalqr.local.state import State
 from dcalqr.metrics import elastic
@@ -83,11 +83,12 @@ class Run(NamedTuple):
 class _Alone(Watch):
     """Samples one process without its descendants; one that has ended keeps what it had spent."""
 
-    def look(self) -> Sample:
+    def _pids(self) -> list[int]:
+        return [self._pid]
+
+    def _cpu(self, pids: Sequence[int]) -> Cpu:
         before = self.samples[-1].cpu if self.samples else Cpu(0.0, 0.0)
-        sample = Sample(time.time(), max(before, cpu_of([self._pid])), 0)
-        self.samples.append(sample)
-        return sample
+        return max(before, cpu_of(pids))
 
 
 class Reporting(Daemon):
