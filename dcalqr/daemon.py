@@ -114,7 +114,7 @@ class Daemon:
         self._say_start(assembly)
         folder = self._config.dcache.folder_path
         reader = EventReader(folder)
-        intake = Intake(reader.read, UploadFilter(folder), assembly.dispatcher, unreadable, assembly.counters)
+        intake = Intake(reader, UploadFilter(folder), assembly.dispatcher, unreadable, assembly.counters)
         consumer = Consumer(
             self._config.kafka, Gate(intake, assembly.dispatcher.window), assembly.state, **self._session
         )

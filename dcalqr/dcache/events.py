@@ -19,7 +19,8 @@ Decided here, where dCache's own forms leave it open:
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Union
 
 import msgspec
 
@@ -56,22 +57,37 @@ from dcalqr.model import Skip, StorageEvent
 LIMIT_BYTES: Final = 1024 * 1024
 
 
-class _Status(msgspec.Struct, gc=False):
+class _Status(msgspec.Struct, frozen=True, gc=False):
     code: int = 0
 
 
-class _Glance(msgspec.Struct, gc=False):
-    """What can show that a message is not ours. The defaults, for missing fields, prove nothing."""
+class _Message(msgspec.Struct, gc=False, tag_field="msgType"):
+    """What can show, of a message of each type, that it is not ours: nothing more is decoded.
 
-    msg_type: str = msgspec.field(name="msgType", default="")
-    is_p2p: bool = msgspec.field(name="isP2p", default=False)
-    is_write: str = msgspec.field(name="isWrite", default="write")
-    status: _Status | None = None
+    The defaults, for missing fields, prove nothing.
+    """
+
+
+class _Transfer(_Message, gc=False, tag="transfer"):
+    status: _Status = _Status()
     billing_path: str = msgspec.field(name="billingPath", default="")
+    is_write: str = msgspec.field(name="isWrite", default="write")
+    is_p2p: bool = msgspec.field(name="isP2p", default=False)
+
+
+class _Request(_Message, gc=False, tag="request"):
     cell_name: str = msgspec.field(name="cellName", default="")
 
 
-_glance = msgspec.json.Decoder(_Glance).decode
+class _Remove(_Message, gc=False, tag="remove"):
+    billing_path: str = msgspec.field(name="billingPath", default="")
+
+
+# A type that is missing here costs a careful reading, which skips it as well.
+_OTHER_TYPES = ("store", "restore", "hit", "warning", "check")
+_OTHERS = frozenset(msgspec.defstruct(kind, (), bases=(_Message,), gc=False, tag=kind) for kind in _OTHER_TYPES)
+_kinds: Any = Union[(_Transfer, _Request, _Remove, *_OTHERS)]
+_glance: Callable[[bytes], _Message] = msgspec.json.Decoder(_kinds).decode
 
 
 class EventReader:
@@ -86,8 +102,63 @@ class EventReader:
     def __init__(self, folder: str) -> None:
         self._folder = Folder(folder)
 
+    def sift(self, values: Iterable[bytes | None]) -> tuple[list[int], dict[Skip, int]]:  # noqa: C901 - see below
+        """Dismiss at a glance the records that are plainly not ours, nearly all.
+
+        Parameters
+        ----------
+        values
+            The records' values, None for a tombstone.
+
+        Returns
+        -------
+        list of int
+            The places, from 0, of those that have to be read.
+        dict
+            How many of the others are not ours for which reason: type, p2p, direction, failed_upload, folder, request.
+        """
+        excludes = self._folder.excludes
+        rest: list[int] = []
+        p2p = direction = failed = elsewhere = request = other = 0
+        # Spelt out here: millions of records end within these lines, and a call for each would cost what they do.
+        for place, value in enumerate(values):
+            try:
+                glance = _glance(value) if value is not None and len(value) <= LIMIT_BYTES else None
+            except (ValueError, RecursionError):  # msgspec's errors and UnicodeDecodeError are ValueErrors
+                glance = None
+            if type(glance) is _Transfer:
+                if glance.is_p2p:
+                    p2p += 1
+                elif glance.is_write != "write":
+                    direction += 1
+                elif glance.status.code != 0:
+                    failed += 1
+                elif excludes(glance.billing_path):
+                    elsewhere += 1
+                else:
+                    rest.append(place)
+            elif type(glance) is _Request and not glance.cell_name.startswith(SRM_CELL):
+                request += 1
+            elif type(glance) is _Remove and excludes(glance.billing_path):
+                elsewhere += 1
+            elif type(glance) in _OTHERS:
+                other += 1
+            else:
+                rest.append(place)
+        counts = {
+            SKIP_P2P: p2p,
+            SKIP_DIRECTION: direction,
+            SKIP_FAILED_UPLOAD: failed,
+            SKIP_FOLDER: elsewhere,
+            SKIP_REQUEST: request,
+            SKIP_TYPE: other,
+        }
+        return rest, {skip: count for skip, count in counts.items() if count}
+
     def read(self, value: bytes | None) -> StorageEvent | Skip:
-        """Parse one record's value.
+        """Read one record's value carefully: whatever Python's lenient parser understands.
+
+        It skips all that `sift` dismisses, for the same reason, but finds bytes that are no UTF-8 wherever they are.
 
         Returns
         -------
@@ -104,28 +175,6 @@ class EventReader:
         """
         if value is None or not 0 < len(value) <= LIMIT_BYTES:
             raise _no_message(value)
-        try:
-            glance = _glance(value)
-        except (ValueError, RecursionError):  # msgspec's errors and UnicodeDecodeError are ValueErrors
-            return self._read_carefully(value)
-        # Spelt out here, not in a function: millions of records end within these lines.
-        kind = glance.msg_type
-        if kind == "transfer":
-            if glance.is_p2p:
-                return SKIP_P2P
-            if glance.is_write != "write":
-                return SKIP_DIRECTION
-            if glance.status is not None and glance.status.code != 0:
-                return SKIP_FAILED_UPLOAD
-        elif kind == "request":
-            if not glance.cell_name.startswith(SRM_CELL):
-                return SKIP_REQUEST
-        elif kind != "remove":
-            return SKIP_TYPE
-        return SKIP_FOLDER if self._folder.excludes(glance.billing_path) else self._read_carefully(value)
-
-    def _read_carefully(self, value: bytes) -> StorageEvent | Skip:
-        """Answer as the glance does, from whatever Python's lenient parser understands."""
         fields = decoded(value)
         kind = fields.get("msgType")
         if kind == "transfer":

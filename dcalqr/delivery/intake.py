@@ -1,16 +1,16 @@
 """From a batch of Kafka records to deliveries: read, judge, and settle at once what is not ours.
 
-Nearly all records are somebody else's: for those there is no delivery, no line, and one step for all of a batch. The
-offsets were tracked before, all of the batch in one step, and each end knows its tracker. So judging may let others
-work in between: what a rebalance or the daemon's end leaves unjudged stays open, is not committed, and comes again.
+Nearly all records are somebody else's: a glance dismisses those, all of a batch in one step, without a delivery or a
+line. The offsets were tracked before, also in one step, and each end knows its tracker. So judging the others may let
+others work in between: what a rebalance or the daemon's end leaves unjudged stays open, is not committed, comes again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -49,13 +49,25 @@ class Record(Protocol):
     def value(self) -> bytes | None: ...
 
 
+class Reader(Protocol):
+    """Makes events of records' bytes, or says why they are none of ours."""
+
+    def sift(self, values: Iterable[bytes | None]) -> tuple[list[int], Mapping[Skip, int]]:
+        """Return the places of those that have to be read, and how many of the others are not ours for which reason."""
+        ...
+
+    def read(self, value: bytes | None) -> StorageEvent | Skip:
+        """Read one; raises `Unreadable`."""
+        ...
+
+
 class Intake:
     """Reads and judges records, hands what is ours to the dispatcher.
 
     Parameters
     ----------
-    read
-        Makes an event of a record's bytes, or says why it is none of ours; raises `Unreadable`.
+    reader
+        What understands the records' bytes.
     judge
         The filter.
     dispatcher
@@ -70,7 +82,7 @@ class Intake:
 
     def __init__(
         self,
-        read: Callable[[bytes | None], StorageEvent | Skip],
+        reader: Reader,
         judge: Filter,
         dispatcher: Dispatcher,
         unreadable: UnreadableFile,
@@ -78,7 +90,7 @@ class Intake:
         replay: str = "",
     ) -> None:
         self._replay = replay
-        self._read, self._filter, self._dispatcher = read, judge, dispatcher
+        self._reader, self._filter, self._dispatcher = reader, judge, dispatcher
         self._unreadable, self._counters = unreadable, counters
         self._log = log.get()
         self._appends: set[asyncio.Task[None]] = set()
@@ -89,32 +101,35 @@ class Intake:
         self._sampled_at: dict[str, float] = {}
 
     async def receive(self, records: Sequence[Record], tracker: OffsetTracker) -> None:
-        """Take a tracked batch; lets others work whenever it has begun some work itself.
+        """Take a tracked batch; lets others work while it reads what it could not dismiss.
 
         Raises
         ------
         FatalError
             The filter is broken or the format is a new one: nothing further may be committed.
         """
-        read, skips, skipped, begun = self._read, list[Skip](), list[int](), 0
-        for record in records:
-            skip: Skip | None = None
-            try:
-                event = read(record.value)
-            except errors.Unreadable as error:
-                self._keep(record, error, tracker)
-            else:
-                skip = event if isinstance(event, Skip) else self._take(event, record, tracker)
-            if skip is not None:
-                skips.append(skip)
-                skipped.append(record.offset)
-                continue
-            begun += 1
-            if begun % SLICE_UPLOADS == 0:
-                await asyncio.sleep(0)
-        tracker.close_all(skipped)
-        for (reason,), count in Counter(skips).items():
+        rest, skips = self._reader.sift([record.value for record in records])
+        dismissed = [record.offset for record in records]
+        for place in reversed(rest):
+            del dismissed[place]
+        tracker.close_all(dismissed)
+        for (reason,), count in skips.items():
             self._counters.events["skip", reason] += count
+        for number, place in enumerate(rest, 1):
+            self._decide(records[place], tracker)
+            if number % SLICE_UPLOADS == 0:
+                await asyncio.sleep(0)
+
+    def _decide(self, record: Record, tracker: OffsetTracker) -> None:
+        try:
+            event = self._reader.read(record.value)
+        except errors.Unreadable as error:
+            self._keep(record, error, tracker)
+            return
+        skip = event if isinstance(event, Skip) else self._take(event, record, tracker)
+        if skip is not None:
+            self._counters.events["skip", skip.reason] += 1
+            tracker.close(record.offset)
 
     def _take(self, event: StorageEvent, record: Record, tracker: OffsetTracker) -> Skip | None:
         """Judge one event; returns why it is not ours, None if its offset is, or will be, closed by somebody else."""

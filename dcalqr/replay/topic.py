@@ -116,7 +116,7 @@ class TopicReplay:
         folder = self._config.dcache.folder_path
         unreadable = _Unreadable(str(self._run.own_csv), self._run.threads)
         intake = Intake(
-            EventReader(folder).read,
+            EventReader(folder),
             UploadFilter(folder),
             dispatcher,
             unreadable,
