@@ -20,6 +20,8 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-
 
 # Printable ASCII, and nothing in which `redact` could find anything: its patterns need a space, "=", "%" or "@".
 _PLAIN = re.compile(rf"[!-$&-<>?A-~]{{0,{VALUE_CHARACTERS}}}")
+# As that, in JSON: a backslash there may stand for anything.
+_PLAIN_JSON = bytes(set(range(0x21, 0x7F)) - set(b"%=@\\"))
 
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL)
 _PARAMETER = re.compile(r"(authz|dcache-http-uuid)(=|%3D)[^&;\s\"'#]+", re.IGNORECASE)
@@ -69,6 +71,11 @@ def escape(text: str) -> str:
 def is_plain(text: str) -> bool:
     """Whether a text can be shown as it is; the patterns above cost 8 us a value, this one 0.4."""
     return _PLAIN.fullmatch(text) is not None
+
+
+def is_plain_json(text: bytes) -> bool:
+    """Whether each text in a JSON object can be shown as it is; 0.3 us for a whole line."""
+    return len(text) <= VALUE_CHARACTERS and not text.translate(None, _PLAIN_JSON)
 
 
 def show(value: str | bytes, limit: int = VALUE_CHARACTERS) -> str:

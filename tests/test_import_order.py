@@ -43,6 +43,7 @@ LAYERS = (
     ("model",),
     ("log", "cancels"),
     ("exits",),  # of the command line; here because it needs no more
+    ("log.line", "log.logger"),  # what it is made of
     ("logtext", "log.journal"),
     ("errors",),
 )

@@ -38,7 +38,7 @@ class Watch:
         if name == "door_wait":
             self._say("COPY_START", url=self._order.url)
         elif name == "body":
-            self._say("COPY_RUN", part=self._order.part_name)
+            self._say("COPY_RUN", part=self._order.part_name.decode())
 
     def received(self, total_bytes: int) -> None:
         self._running.received_bytes = total_bytes
@@ -57,6 +57,6 @@ def report_landed(landed: Landed, order: CopyOrder, context: TaskContext) -> Non
         **{f"{name}_seconds": round(getattr(phases, name), 6) for name in phases.__struct_fields__},
     )
     checked = "ok" if landed.verified else "unverified"
-    context.say("COPY_OVER", url=order.url, name=order.final_name, checksum=checked)
+    context.say("COPY_OVER", url=order.url, name=order.final_name.decode(), checksum=checked)
     if landed.setgid_dropped:
         context.say("SETGID_DROPPED", level="warning", hint="the service user is not in the directory's group")

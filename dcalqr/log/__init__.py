@@ -9,27 +9,21 @@ structlog is imported on first use: its import costs as much as that of everythi
 
 from __future__ import annotations
 
-import datetime as dt
-import enum
-import functools
 import logging
-import os
 import re
 import sys
 import time
-import traceback
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 import orjson
 
-from dcalqr import errors, logtext
 from dcalqr.log import journal
+from dcalqr.log.line import Fields, line_of
 
 if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
+    from dcalqr.log.logger import Logger
 
-Fields = MutableMapping[str, Any]
 Render = Callable[[object, str, Fields], bytes]
 
 LEVELS: Final = {
@@ -42,12 +36,9 @@ LEVELS: Final = {
 
 # Keeps the level of our own lines, so that loggers bound already see it change.
 _ours = logging.getLogger("dcalqr")
+_steps: list[Any] = []  # structlog's processors
 _CHATTY = ("httpx", "httpcore", "aiokafka")  # a line per request, ten per rebalance; we write our own
-_SHOWN_ITEMS = 50  # of a list or mapping; the longest of ours are the partitions of a topic
-_SHOWN_DEPTH = 3
-_TRACEBACK_LINES = 60  # the last ones: where it happened
 _COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
-_TEXTS = (str, bytes)
 _PLAIN = re.compile(r"[^\s\"=]+")
 
 
@@ -65,19 +56,19 @@ def configure(level: str = "info", format: str | Render | None = None, stream: B
     """
     import structlog
 
+    from dcalqr.log.logger import Logger
+
     stream = stream or sys.stderr.buffer
     terminal = stream.isatty()
-    console = format == "console" or (format is None and terminal)
-    render: Any = format if callable(format) else _render_console(colours=terminal) if console else _render_json
-    lines: Any = _Lines(stream)
+    render: Render | None = format if callable(format) else None  # JSON is what lines are made as
+    if format == "console" or (format is None and terminal):
+        render = _render_console(colours=terminal)
+    sink: journal.Sink = _Lines(stream)
     if journal.leads_there(stream):
-        render, lines = journal.keeping_fields(render), journal.JournalLines(journal.new_socket(), lines)
-    structlog.configure(
-        processors=[_threshold, _explain, _clean, render],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
-        logger_factory=lines,
-        cache_logger_on_first_use=False,  # loggers made before this call must obey it
-    )
+        sink = journal.JournalLines(journal.new_socket(), sink)
+    # One list for life: loggers keep it, and those made or used before this call must obey it.
+    _steps[:] = [_Chain(render, sink)]
+    structlog.configure(processors=_steps, wrapper_class=Logger, cache_logger_on_first_use=True)
     _lead_libraries_here()
     set_level(level)
 
@@ -91,55 +82,35 @@ def set_level(level: str) -> None:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
 
 
-def get(**fields: object) -> FilteringBoundLogger:
+def get(**fields: object) -> Logger:
     """A logger that adds `fields` to each line: `log.get(uuid=...).info("COPY_START", url=...)`.
 
     A `DcalqrError` given as `error=` becomes its class's name, its message and its facts.
     """
     import structlog
 
-    return cast("FilteringBoundLogger", structlog.get_logger(**fields))
+    return cast("Logger", structlog.get_logger(**fields))
 
 
 # --- the chain ------------------------------------------------------------------------------------------------
 
 
-def _threshold(_logger: object, method: str, fields: Fields) -> Fields:
-    import structlog
+class _Chain:
+    """All that stands between a logger and the log: one step of structlog's, so that a line takes as few as it can."""
 
-    if _ours.isEnabledFor(LEVELS[method]):
+    def __init__(self, render: Render | None, sink: journal.Sink) -> None:
+        self._render, self._sink = render, sink
+
+    def __call__(self, logger: object, level: str, fields: Fields) -> Fields:
+        if _ours.isEnabledFor(LEVELS[level]):
+            line, text = line_of(level, fields.pop("event"), fields)
+            if self._render is not None:
+                text = self._render(logger, level, dict(line))  # a renderer may take it apart
+            self._sink.write(text, line)
         return fields
-    raise structlog.DropEvent
 
 
-def _explain(_logger: object, _method: str, fields: Fields) -> Fields:
-    error = fields.get("error")
-    if isinstance(error, BaseException):
-        fields["error"] = type(error).__name__
-        fields.setdefault("message", str(error))
-        if isinstance(error, errors.DcalqrError):
-            for name, fact in error.facts.items():
-                fields.setdefault(name, fact)
-    return fields
-
-
-def _clean(_logger: object, method: str, fields: Fields) -> Fields:
-    trace = _traceback(fields.pop("exc_info", None))
-    event = fields.pop("event", "")
-    line: Fields = {"time": _now(), "level": method, "event": event if _is_harmless("event", event) else _safe(event)}
-    for name, value in fields.items():
-        # A field cannot replace what says when, how bad and what.
-        line[f"{name}_" if name in line else name] = value if _is_harmless(name, value) else _field(name, value)
-    if trace:
-        line["exception"] = trace
-    return line
-
-
-def _render_json(_logger: object, _method: str, line: Fields) -> bytes:
-    return orjson.dumps(line)
-
-
-def _render_console(*, colours: bool) -> Callable[[object, str, Fields], bytes]:
+def _render_console(*, colours: bool) -> Render:
     def render(_logger: object, method: str, line: Fields) -> bytes:
         trace = line.pop("exception", "")
         head = f"{line.pop('time')} {line.pop('level'):<8}[{line.pop('event')}]"
@@ -152,17 +123,6 @@ def _render_console(*, colours: bool) -> Callable[[object, str, Fields], bytes]:
     return render
 
 
-def _now() -> str:
-    seconds, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
-    return f"{_second(seconds)}.{milliseconds:03d}Z"
-
-
-@functools.lru_cache(maxsize=1)
-def _second(seconds: int) -> str:
-    """The date of many lines: those of one second."""
-    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
 def _quoted(value: object) -> str:
     text = value if isinstance(value, str) else orjson.dumps(value).decode()
     if not isinstance(value, str) or _PLAIN.fullmatch(text):
@@ -170,70 +130,18 @@ def _quoted(value: object) -> str:
     return '"' + text.replace('"', '\\"') + '"'
 
 
-def _field(name: str, value: object, depth: int = 0) -> object:
-    if isinstance(value, _TEXTS) and logtext.is_secret_name(name):
-        return logtext.HIDDEN
-    return _safe(value, depth)
-
-
-def _is_harmless(name: str, value: Any) -> bool:
-    """Whether a field can stand as it is. Nearly all can, and a file costs seven lines: `_field`'s short cut."""
-    kind = type(value)
-    if kind is str:
-        return logtext.is_plain(value) and not logtext.is_secret_name(name)
-    return value is None or kind is float or kind is bool or (kind is int and -(2**63) <= value < 2**63)
-
-
-def _safe(value: object, depth: int = 0) -> object:
-    """What JSON can say of a value, without anything that could forge a line or betray a secret."""
-    if isinstance(value, enum.Enum):
-        value = value.value
-    if value is None or isinstance(value, bool | float):
-        return value
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**63 else str(value)
-    if isinstance(value, str | bytes):
-        return logtext.show(value)
-    if depth < _SHOWN_DEPTH and isinstance(value, Mapping):
-        items = list(value.items())[:_SHOWN_ITEMS]
-        return {logtext.show(str(name)): _field(str(name), item, depth + 1) for name, item in items}
-    if depth < _SHOWN_DEPTH and isinstance(value, list | tuple | set | frozenset):
-        return [_safe(item, depth + 1) for item in list(value)[:_SHOWN_ITEMS]]
-    return logtext.show(os.fsencode(value) if isinstance(value, os.PathLike) else str(value))
-
-
-def _traceback(exc_info: object) -> str:
-    """The traceback behind an `exc_info` argument, each line made safe; empty when there is none."""
-    if isinstance(exc_info, tuple):
-        exc_info = exc_info[1]
-    elif exc_info and not isinstance(exc_info, BaseException):
-        exc_info = sys.exc_info()[1]
-    if not isinstance(exc_info, BaseException):
-        return ""
-    text = logtext.redact("".join(traceback.format_exception(exc_info)))  # whole: a PEM block has many lines
-    return "\n".join(logtext.show(line) for line in text.rstrip("\n").split("\n")[-_TRACEBACK_LINES:])
-
-
 class _Lines:
-    """Where structlog's chain ends. The reader may be gone or full: a line that cannot be written is dropped.
-
-    One for all loggers, as its own factory: structlog would make one for each line of an unbound logger.
-    """
+    """Where the chain ends. The reader may be gone or full: a line that cannot be written is dropped."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 
-    def __call__(self, *_: object) -> _Lines:
-        return self
-
-    def msg(self, line: bytes) -> None:
+    def write(self, text: bytes, line: Mapping[str, Any]) -> None:
         try:
-            self._stream.write(line + b"\n")  # whole, whatever other threads write
+            self._stream.write(text + b"\n")  # whole, whatever other threads write
             self._stream.flush()
         except (OSError, ValueError):  # ValueError: closed
             return
-
-    debug = info = warning = error = critical = msg
 
 
 # --- the libraries --------------------------------------------------------------------------------------------
@@ -286,7 +194,7 @@ class _Bridge(logging.Handler):
         fields = {"logger": record.name, "message": message}
         if suppressed := record.__dict__.get("suppressed"):
             fields["suppressed"] = suppressed
-        level = next((number for number in reversed(LEVELS.values()) if number <= record.levelno), logging.DEBUG)
+        level = next((name for name in reversed(LEVELS) if LEVELS[name] <= record.levelno), "debug")
         get().log(level, "LIBRARY", exc_info=record.exc_info, **fields)
 
 

@@ -6,11 +6,12 @@ does not go that way is written to standard error, which leads to the journal to
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, Protocol, TypeAlias
+from collections.abc import Mapping
+from typing import Any, BinaryIO, Protocol
 
 import orjson
 
@@ -24,14 +25,10 @@ _BUFFER_BYTES = 8 * 1024 * 1024
 _NAME = re.compile(r"[A-Za-z0-9_]{1,50}")  # the journal allows 64 characters, our prefix included
 
 
-Render: TypeAlias = Callable[[object, str, dict[str, Any]], bytes]
-Handed: TypeAlias = tuple[tuple[bytes, dict[str, Any]], dict[str, Any]]  # what structlog calls a logger with
-
-
 class Sink(Protocol):
-    """Takes finished lines."""
+    """Takes finished lines, each with the fields that it was made of."""
 
-    def msg(self, line: bytes) -> None: ...
+    def write(self, text: bytes, line: Mapping[str, Any]) -> None: ...
 
 
 def leads_there(stream: BinaryIO) -> bool:
@@ -43,16 +40,6 @@ def leads_there(stream: BinaryIO) -> bool:
     return os.environ.get("JOURNAL_STREAM", "") == f"{found.st_dev}:{found.st_ino}"
 
 
-def keeping_fields(render: Render) -> Callable[[object, str, dict[str, Any]], Handed]:
-    """Make of a renderer one that hands the fields on beside the line, to `JournalLines.msg`."""
-
-    def process(logger: object, method: str, line: dict[str, Any]) -> Handed:
-        fields = dict(line)  # a renderer may take it apart
-        return (render(logger, method, line), fields), {}
-
-    return process
-
-
 def new_socket() -> socket.socket:
     """Return what lines can be sent with."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -62,7 +49,7 @@ def new_socket() -> socket.socket:
 
 
 class JournalLines:
-    """Where structlog's chain ends under systemd. One for all loggers, as its own factory.
+    """Where the chain ends under systemd.
 
     Parameters
     ----------
@@ -77,32 +64,30 @@ class JournalLines:
     def __init__(self, sender: socket.socket, otherwise: Sink, address: str = SOCKET) -> None:
         self._sender, self._otherwise, self._address = sender, otherwise, address
 
-    def __call__(self, *_: object) -> JournalLines:
-        return self
-
-    def msg(self, line: bytes, fields: Mapping[str, Any]) -> None:
+    def write(self, text: bytes, line: Mapping[str, Any]) -> None:
         try:
-            self._sender.sendto(datagram(line, fields), self._address)
+            self._sender.sendto(datagram(text, line), self._address)
         except OSError:
-            self._otherwise.msg(line)
-
-    debug = info = warning = error = critical = msg
+            self._otherwise.write(text, line)
 
 
-def datagram(line: bytes, fields: Mapping[str, Any]) -> bytes:
+def datagram(text: bytes, line: Mapping[str, Any]) -> bytes:
     """Return what the journal wants to hear of one line."""
-    told = {
-        "MESSAGE": line,
-        "PRIORITY": b"%d" % PRIORITIES.get(fields.get("level", ""), PRIORITIES["info"]),
-        "SYSLOG_IDENTIFIER": b"dcalqr",
-    }
-    for name, value in fields.items():
-        if value is not None and _NAME.fullmatch(name):
-            told[f"DCALQR_{name.upper()}"] = value.encode() if isinstance(value, str) else orjson.dumps(value)
-    return b"".join(_field(name, value) for name, value in told.items())
+    priority = PRIORITIES.get(line.get("level", ""), PRIORITIES["info"])
+    told = [_field(b"MESSAGE", text), b"PRIORITY=%d\nSYSLOG_IDENTIFIER=dcalqr\n" % priority]
+    for key, value in line.items():
+        if value is not None and (name := _name(key)):
+            told.append(_field(name, value.encode() if isinstance(value, str) else orjson.dumps(value)))
+    return b"".join(told)
 
 
-def _field(name: str, value: bytes) -> bytes:
+@functools.lru_cache(maxsize=1000)  # the names of fields are few
+def _name(key: str) -> bytes:
+    """The journal's name of a field; empty: it can have none."""
+    return f"DCALQR_{key.upper()}".encode() if _NAME.fullmatch(key) else b""
+
+
+def _field(name: bytes, value: bytes) -> bytes:
     if b"\n" in value:  # only a traceback has lines
-        return b"%s\n%s%s\n" % (name.encode(), len(value).to_bytes(8, "little"), value)
-    return b"%s=%s\n" % (name.encode(), value)
+        return b"%s\n%s%s\n" % (name, len(value).to_bytes(8, "little"), value)
+    return b"%s=%s\n" % (name, value)

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from dcalqr.log import Fields
+from dcalqr.log.line import Fields
 
 # Of jobs that are open, usually at most the window; one that was forgotten is said with its path in dCache.
 _REMEMBERED = 100_000

@@ -7,12 +7,13 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
+from dcalqr import log
 from dcalqr.log import journal
 
 
@@ -45,9 +46,11 @@ class Kept:
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
+        self.fields: Mapping[str, object] = {}
 
-    def msg(self, line: bytes) -> None:
-        self.lines.append(line)
+    def write(self, text: bytes, line: Mapping[str, object]) -> None:
+        self.lines.append(text)
+        self.fields = line
 
 
 @pytest.fixture
@@ -66,7 +69,7 @@ def sender() -> Iterator[socket.socket]:
 
 def test_each_field_of_a_line_is_a_field_of_the_journal(receiver: Receiver, sender: socket.socket) -> None:
     fields = {"level": "warning", "event": "COPY_RETRY", "uuid": "u1", "partition": 3, "offset": None, "applied": ["a"]}
-    journal.JournalLines(sender, Kept(), receiver.address).msg(b'{"event":"COPY_RETRY"}', fields)
+    journal.JournalLines(sender, Kept(), receiver.address).write(b'{"event":"COPY_RETRY"}', fields)
     assert receiver.receive() == {
         "MESSAGE": b'{"event":"COPY_RETRY"}',
         "PRIORITY": b"4",
@@ -81,7 +84,7 @@ def test_each_field_of_a_line_is_a_field_of_the_journal(receiver: Receiver, send
 
 def test_a_value_with_lines_forges_no_field(receiver: Receiver, sender: socket.socket) -> None:
     fields = {"level": "error", "exception": "first\nPRIORITY=0\nlast", "odd name": "x", "n" * 80: "x"}
-    journal.JournalLines(sender, Kept(), receiver.address).msg(b"line", fields)
+    journal.JournalLines(sender, Kept(), receiver.address).write(b"line", fields)
     found = receiver.receive()
     assert found["PRIORITY"] == b"3"
     assert found["DCALQR_EXCEPTION"] == b"first\nPRIORITY=0\nlast"
@@ -90,16 +93,19 @@ def test_a_value_with_lines_forges_no_field(receiver: Receiver, sender: socket.s
 
 def test_a_line_that_the_journal_does_not_take_is_written_as_ever(tmp_path: Path, sender: socket.socket) -> None:
     kept = Kept()
-    journal.JournalLines(sender, kept, str(tmp_path / "nobody")).msg(b"line", {"level": "info"})
+    journal.JournalLines(sender, kept, str(tmp_path / "nobody")).write(b"line", {"level": "info"})
     assert kept.lines == [b"line"]
 
 
 def test_a_renderer_may_take_the_line_apart_and_its_fields_stay() -> None:
-    def render(_logger: object, _method: str, line: dict[str, object]) -> bytes:
+    def render(_logger: object, _method: str, line: MutableMapping[str, object]) -> bytes:
         return json.dumps(line.pop("event")).encode()
 
-    (line, fields), _ = journal.keeping_fields(render)(None, "info", {"event": "START", "pid": 1})
-    assert (line, fields) == (b'"START"', {"event": "START", "pid": 1})
+    kept = Kept()
+    log.set_level("info")
+    log._Chain(render, kept)(None, "info", {"event": "START", "pid": 1})
+    assert kept.lines == [b'"START"']
+    assert kept.fields.items() >= {"event": "START", "pid": 1}.items()
 
 
 def test_the_stream_is_compared_with_what_systemd_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

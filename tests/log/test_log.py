@@ -10,11 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dcalqr import errors, log, logtext
+from dcalqr.log import line
+from dcalqr.log.line import line_of
 
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIcanary\n-----END RSA PRIVATE KEY-----"
 
@@ -215,6 +218,20 @@ def test_a_logger_made_before_configuration_obeys_it() -> None:
     assert lines.parsed[0]["uuid"] == "u1"
 
 
+def test_a_logger_that_was_used_obeys_a_later_configuration() -> None:
+    logger = log.get(uuid="u1")
+    before = Lines()
+    logger.info("START")
+    bound = logger.bind(a=1)
+    later = Lines(format="console")
+    logger.info("DRAIN")
+    bound.info("STOPPED")
+    assert [line["event"] for line in before.parsed] == ["START"]
+    drain, stopped = later.raw
+    assert drain.endswith(b"[DRAIN] uuid=u1")
+    assert stopped.endswith(b"[STOPPED] uuid=u1 a=1")
+
+
 def test_the_libraries_speak_through_the_same_chain() -> None:
     lines = Lines(level="debug")
     logging.getLogger("asyncio").error("Task %s\nfailed", "t1", exc_info=ValueError("why"))
@@ -308,3 +325,25 @@ def test_a_plain_text_is_shown_as_the_patterns_would_show_it(text: str) -> None:
 )
 def test_no_secret_passes_for_a_plain_text(secret: str) -> None:
     assert "canary" not in logtext.show(secret)
+
+
+_NAMES = ["path", "uuid", "time", "level", "token", "proxyfile", "error", "message", "exc_info"]
+_VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**65), 2**65)
+    | st.floats()
+    | st.text(st.sampled_from('aZ0/.-_ =@:%3D\\"\x00\n\x7f\u202eé\ud800'), max_size=20)
+    | st.sampled_from(["x" * 2048, "x" * 2049, b"name", ["a"], {"token": "canary"}])
+)
+
+
+@given(st.dictionaries(st.sampled_from(_NAMES), _VALUES))
+def test_a_line_that_is_looked_at_as_a_whole_says_what_one_looked_at_value_by_value_says(
+    fields: dict[str, Any],
+) -> None:
+    text = line_of("info", "UPLOAD", dict(fields))[1]
+    said = json.loads(text)
+    head = {"time": said["time"], "level": "info", "event": "UPLOAD"}
+    assert said == orjson.loads(orjson.dumps(line._cleaned(head, line._explained(dict(fields)))))
+    assert b"canary" not in text
