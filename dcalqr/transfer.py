@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import os
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import NamedTuple, ParamSpec, TypeVar
@@ -179,27 +178,18 @@ class Transfer:
             self._lookout.without_sum(event, context)  # a GET would take a slot to learn the same
         return plan._replace(shown=shown)
 
-    def _survey(self, asked: Sequence[Wanted]) -> list[standing.Existing | Exception | None]:
+    def _survey(self, asked: Sequence[Wanted]) -> list[standing.Found]:
         """Look at the destination: is it usable, has it room, what stands there; one look at the folder serves all."""
-        room = None
-        with contextlib.suppress(errors.TryError):  # each gets an error of his own
-            room = self._destination.check()
-        return [self._surveyed(wanted, room) for wanted in asked]
-
-    def _surveyed(self, wanted: Wanted, room: Room | None) -> standing.Existing | Exception | None:
-        destination, place = self._destination, wanted.place
         try:
-            room = room or destination.check()
-            size_bytes = wanted.size_bytes + sum(running.missing_bytes for running in list(self.running.values()))
-            if room.free_bytes - size_bytes < room.least_bytes:
-                # Wait apart, rather than hold everything, when only this file is too large for what is free.
-                raise errors.NoRoom(needed_bytes=size_bytes, free_bytes=room.free_bytes)
-            existing = standing.look(destination.root_fd, place.directory, place.name, sync=True)
-            if existing is not None and not existing.is_file:
-                raise errors.NotAFile(what="exists and is no regular file")
+            room = self._destination.check()
         except errors.TryError as error:
-            return error
-        return existing
+            if len(asked) == 1:
+                return [error]
+            return [answer for wanted in asked for answer in self._survey([wanted])]  # each gets an error of his own
+        claimed_bytes = sum(running.missing_bytes for running in list(self.running.values()))
+        files = [(wanted.place.directory, wanted.place.name) for wanted in asked]
+        found = standing.looks(self._destination.root_fd, files, sync=True)
+        return [_judged(each, room, claimed_bytes + size) for each, (_, size) in zip(found, asked, strict=True)]
 
     # --- who is who -----------------------------------------------------------------------------------------------
 
@@ -252,7 +242,7 @@ class Transfer:
     async def _copy(self, plan: Plan, event: StorageEvent, context: TaskContext, *, require: bool) -> Outcome:
         order = self._order(plan, event, require=require)
         context.say("CURRENTLY_RUNNING", running=len(self.running), path=event.path)
-        context.say("COPY_INIT", part=order.part_name, path=event.path, order=order.order_id[:8])
+        context.say("COPY_INIT", part=order.part_name.decode(), path=event.path, order=order.order_id[:8])
         live = Running(event.path, order.part_name, order.size_bytes, time.monotonic())
         self.running[order.order_id] = live
         try:
@@ -268,7 +258,7 @@ class Transfer:
         return Outcome.LANDED if found == event.version else Outcome.REPLACED
 
     def _order(self, plan: Plan, event: StorageEvent, *, require: bool) -> CopyOrder:
-        order_id = uuid.uuid4().hex
+        order_id = os.urandom(16).hex()
         shown, place = plan.shown, plan.place
         return CopyOrder(
             order_id=order_id,
@@ -297,3 +287,13 @@ class Transfer:
     async def _blocking(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run blocking work on the destination in its own threads."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: call(*args, **kwargs))
+
+
+def _judged(found: standing.Found, room: Room, needed_bytes: int) -> standing.Found:
+    """Judge what stands under a name that is wanted."""
+    if room.free_bytes - needed_bytes < room.least_bytes:
+        # Wait apart, rather than hold everything, when only this file is too large for what is free.
+        return errors.NoRoom(needed_bytes=needed_bytes, free_bytes=room.free_bytes)
+    if isinstance(found, standing.Existing) and not found.is_file:
+        return errors.NotAFile(what="exists and is no regular file")
+    return found

@@ -29,16 +29,12 @@ class Places:
     """
 
     def __init__(self, url: str, root: str, folder: str) -> None:
-        self._url, self._root, self._folder_path = url, root, root + folder
+        self._folder_path = root + folder
+        watched = paths.relative(self._folder_path, root) if folder else ()
+        #: The watched folder at the door.
+        self.folder_url = paths.source_target(url, watched)
 
     def of(self, path: str) -> Place:
         """Raises PermanentError, NameTooLong or ReservedName for a path that cannot be a file here."""
-        *directory, name = paths.relative(path, self._folder_path)
-        url = paths.source_target(self._url, paths.relative(path, self._root))
-        return Place(url, tuple(directory), name)
-
-    @property
-    def folder_url(self) -> str:
-        """The watched folder at the door."""
-        watched = self._folder_path != self._root
-        return paths.source_target(self._url, paths.relative(self._folder_path, self._root) if watched else ())
+        *directory, name = below = paths.relative(path, self._folder_path)
+        return Place(paths.source_target(self.folder_url, below), tuple(directory), name)

@@ -47,8 +47,8 @@ class Runs:
         self._wakes[job.identity].clear()
 
     async def sleep(self, job: Job, seconds: float, *, until_woken: bool = False) -> None:
-        """Wait, holding nothing; not at all when all ends anyway."""
-        if self.draining:
+        """Wait, holding nothing; not at all when all ends anyway, or when there is nothing to wait for."""
+        if self.draining or seconds <= 0.0:
             return
         if not until_woken:
             await self.idle(job, asyncio.sleep(seconds))

@@ -109,16 +109,25 @@ class Destination:
         TransientError
             The operating system did not tell: no descriptor is left, or an I/O error.
         """
-        self.check_presence()
-        return self.check_room(size_bytes)
+        found = self.check_presence()
+        if found.f_files and not found.f_favail:
+            raise errors.NoSpace(why="no inode is free")
+        room = self._room_in(found)
+        if room.free_bytes - size_bytes < room.least_bytes:
+            free, _, least = room
+            raise errors.NoSpace(why=f"{free} bytes free, {size_bytes} wanted, {least} to be kept")
+        return room
 
-    def check_presence(self) -> None:
-        """Make sure that the folder is there and may be written, whatever room it has; raises as `check`."""
+    def check_presence(self) -> os.statvfs_result:
+        """Make sure that the folder is there and may be written, whatever room it has; raises as `check`.
+
+        Returns what the operating system says of its file system.
+        """
         path = self._resolved or os.path.realpath(self.folder)
         self._check_mount(path)
         self._follow(path)
         self._resolved = path
-        self._check_writable()
+        return self._check_writable()
 
     def _check_mount(self, path: str) -> None:
         with contextlib.suppress(OSError):
@@ -155,22 +164,13 @@ class Destination:
         finally:
             os.close(fresh)
 
-    def _check_writable(self) -> None:
-        if self._file_system().f_flag & os.ST_RDONLY:
+    def _check_writable(self) -> os.statvfs_result:
+        found = self._file_system()
+        if found.f_flag & os.ST_RDONLY:
             raise errors.MountMissing(why=f"{self.folder} is on a read-only file system")
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=self.root_fd, effective_ids=True):
             raise errors.MountMissing(why=f"no permission to write into {self.folder}")
-
-    def check_room(self, size_bytes: int) -> Room:
-        """Make sure that a file of this size leaves the minimum free, in a folder that is known to be there."""
-        found = self._file_system()
-        if found.f_files and not found.f_favail:
-            raise errors.NoSpace(why="no inode is free")
-        room = self._room_in(found)
-        if room.free_bytes - size_bytes < room.least_bytes:
-            free, _, least = room
-            raise errors.NoSpace(why=f"{free} bytes free, {size_bytes} wanted, {least} to be kept")
-        return room
+        return found
 
 
 def _same(found: os.stat_result, fd: int) -> bool:

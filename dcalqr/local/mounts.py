@@ -54,13 +54,16 @@ class MountTable:
         self._fd: int | None = None
         self._changed = select.poll()
         self._points: list[str] = []
+        self._found: dict[str, str] = {}  # by the paths that were asked for: those of a few folders
 
     def point_of(self, path: str) -> str:
         """Return as `mount_point`, for the mounts of this moment."""
         with translating("mountinfo"), self._lock:
             if self._fd is None or self._changed.poll(0):
                 self._read()
-            return _innermost(self._points, path)
+            if path not in self._found:
+                self._found[path] = _innermost(self._points, path)
+            return self._found[path]
 
     def _read(self) -> None:
         """Read the table by a descriptor that is told of every change since it was opened or asked last (proc(5))."""
@@ -76,6 +79,7 @@ class MountTable:
             self._close()  # the change was told, and would not be told again
             raise
         self._points = _points_of(text)
+        self._found.clear()
 
     def close(self) -> None:
         """Close the descriptor; the next question opens it again."""

@@ -6,7 +6,10 @@ import contextlib
 import os
 import stat
 import time
-from typing import NamedTuple
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 from dcalqr import errors
 from dcalqr.checksum import Adler32
@@ -34,6 +37,10 @@ class Existing(NamedTuple):
     is_durable: bool = False  # with its name, as far as `look` was to see to it
 
 
+# What a look found, or what came in its way.
+Found: TypeAlias = Existing | errors.TryError | None
+
+
 def look(root_fd: int, directory: tuple[bytes, ...], name: bytes, *, sync: bool = False) -> Existing | None:
     """Tell what stands under a name; None: nothing, or its directory is missing.
 
@@ -52,11 +59,47 @@ def look(root_fd: int, directory: tuple[bytes, ...], name: bytes, *, sync: bool 
         As the operating system answered.
     """
     with border(root_fd, "look"), contextlib.suppress(FileNotFoundError), opened(root_fd, directory) as fd:
-        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        if stat.S_ISREG(found.st_mode):
-            return _described(fd, name, found, sync=sync)
-        return Existing(seen_of(found), found.st_size, is_file=False)
+        return _standing(fd, name, sync=sync)
     return None
+
+
+def looks(root_fd: int, files: Sequence[tuple[tuple[bytes, ...], bytes]], *, sync: bool = False) -> list[Found]:
+    """Tell what stands under many names, each with its directory: what `look` returns or raises for it.
+
+    Files come by directories, and one that is walked to once costs its files a system call each. With threads, what
+    costs is less the call than that each gives the interpreter away.
+    """
+    by_directory: defaultdict[tuple[bytes, ...], list[bytes]] = defaultdict(list)
+    for directory, name in files:
+        by_directory[directory].append(name)
+    found: dict[tuple[tuple[bytes, ...], bytes], Found] = {}
+    for directory, names in by_directory.items():
+        try:
+            with border(root_fd, "look"), contextlib.suppress(FileNotFoundError), opened(root_fd, directory) as fd:
+                for name in names:
+                    found[directory, name] = _found(root_fd, partial(_standing, fd, name, sync=sync))
+        except errors.TryError:  # the directory's: each file gets an error of its own, and none is synced twice
+            for name in (name for name in names if (directory, name) not in found):
+                found[directory, name] = _found(root_fd, partial(look, root_fd, directory, name, sync=sync))
+    return [found.get(file) for file in files]
+
+
+def _found(root_fd: int, looking: Callable[[], Existing | None]) -> Found:
+    try:
+        with border(root_fd, "look"):
+            return looking()
+    except errors.TryError as error:
+        return error
+
+
+def _standing(directory_fd: int, name: bytes, *, sync: bool) -> Existing | None:
+    try:
+        found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+        if stat.S_ISREG(found.st_mode):
+            return _described(directory_fd, name, found, sync=sync)
+    except FileNotFoundError:
+        return None
+    return Existing(seen_of(found), found.st_size, is_file=False)
 
 
 def _described(directory_fd: int, name: bytes, found: os.stat_result, *, sync: bool) -> Existing:

@@ -647,6 +647,75 @@ def test_nothing_stands_where_file_or_directory_is_missing(root: Path, root_fd: 
     assert standing.look(root_fd, (), b"f") is None
 
 
+def test_many_looks_say_of_each_file_what_one_look_says(root: Path, root_fd: int) -> None:
+    land(root_fd, order())
+    (root / "file").touch()
+    (root / "run" / "link").symlink_to("23003")
+    files = [
+        *(((b"run", b"23003"), name) for name in (b"f.fits", b"absent", b"x" * 256)),
+        *(
+            ((b"absent",), b"f"),
+            ((), b"file"),
+            ((b"file",), b"f"),
+            ((b"run", b"link"), b"f.fits"),
+            ((b"run",), b"23003"),
+        ),
+    ]
+    found = standing.looks(root_fd, files)
+    for (directory, name), one in zip(files, found, strict=True):
+        if isinstance(one, errors.TryError):
+            with pytest.raises(type(one)):
+                standing.look(root_fd, directory, name)
+        else:
+            assert one == standing.look(root_fd, directory, name)
+    assert [type(each).__name__ for each in found] == [
+        *("Existing", "NoneType", "NameTooLong", "NoneType", "Existing", "NotAFile", "NotAFile", "Existing"),
+    ]
+
+
+def test_each_file_of_a_directory_that_cannot_be_entered_gets_an_error_of_its_own(root: Path, root_fd: int) -> None:
+    (root / "file").touch()
+    first, second = standing.looks(root_fd, [((b"file",), b"a"), ((b"file",), b"b")])
+    assert isinstance(first, errors.NotAFile)
+    assert isinstance(second, errors.NotAFile)
+    assert first is not second
+
+
+def test_a_file_whose_sync_failed_is_not_synced_again_because_another_is_in_error(
+    root_fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    land(root_fd, order())
+    syncs: list[int] = []
+
+    def failing_once(fd: int) -> None:
+        syncs.append(fd)
+        if len(syncs) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", failing_once)
+    where = order().directory
+    found, trouble = standing.looks(root_fd, [(where, order().final_name), (where, b"x" * 256)], sync=True)
+    assert isinstance(found, standing.Existing)
+    assert not found.is_durable
+    assert len(syncs) == 1
+    assert isinstance(trouble, errors.NameTooLong)
+
+
+def test_a_directory_is_walked_to_once_for_all_its_files(root_fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    land(root_fd, order())
+    opened: list[object] = []
+    real_open = os.open
+
+    def counting(path: bytes, *args: int, **where: int) -> int:
+        opened.append(path)
+        return real_open(path, *args, **where)
+
+    monkeypatch.setattr(os, "open", counting)
+    found = standing.looks(root_fd, [((b"run", b"23003"), b"%d" % number) for number in range(20)])
+    assert found == [None] * 20
+    assert opened == [".", b"run", b"23003"]
+
+
 def test_a_directory_a_link_and_a_fifo_are_seen_as_no_files(root: Path, root_fd: int) -> None:
     (root / "dir").mkdir()
     (root / "link").symlink_to("dir")
