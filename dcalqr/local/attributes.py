@@ -30,11 +30,10 @@ class Attributes(NamedTuple):
 NONE = Attributes(None, None)
 
 
-def write(fd: int, pnfsid: str, adler32: int | None) -> None:
-    """Record both in an open file whose content is complete; what the file system cannot hold is left out."""
-    standing = os.fstat(fd)
+def write(fd: int, found: os.stat_result, pnfsid: str, adler32: int | None) -> None:
+    """Record both in an open file, which was `found` complete; what the file system cannot hold is left out."""
     values = {XATTR_PNFSID: pnfsid, XATTR_ADLER32: "" if adler32 is None else hex8(adler32)}
-    values[XATTR_STAT] = f"{standing.st_size} {standing.st_mtime_ns}"
+    values[XATTR_STAT] = f"{found.st_size} {found.st_mtime_ns}"
     try:
         for name, value in values.items():
             if value:

@@ -15,8 +15,9 @@ DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def _walk(root_fd: int, directory: tuple[bytes, ...]) -> int:
     """Open a directory below the root that exists; the caller closes it."""
-    fd = os.open(".", DIRECTORY, dir_fd=root_fd)
-    for name in directory:
+    first, *rest = directory or (b".",)
+    fd = os.open(first, DIRECTORY, dir_fd=root_fd)
+    for name in rest:
         fd = _step(fd, name)
     return fd
 

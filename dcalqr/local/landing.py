@@ -76,10 +76,11 @@ class Part:
         return part
 
     def _open(self) -> None:
-        self._directory_fd = os.open(".", DIRECTORY, dir_fd=self._root_fd)
-        for name in self._order.directory:
-            self._directory_fd, parent = self._below(self._directory_fd, name), self._directory_fd
-            os.close(parent)
+        for name in self._order.directory or (b".",):
+            parent = self._directory_fd
+            self._directory_fd = self._below(self._root_fd if parent is None else parent, name)
+            if parent is not None:
+                os.close(parent)
         self._fd = os.open(self._order.part_name, _CREATE, 0o600, dir_fd=self._directory_fd)
         self._created = True
 
@@ -118,12 +119,13 @@ class Part:
         """
         assert self._fd is not None
         with border(self._root_fd, "fstat"):
-            found = os.fstat(self._fd).st_size
-        if found != self.size_bytes:
-            why = f"the part has {found} bytes, {self.size_bytes} were written"
+            found = os.fstat(self._fd)
+        if found.st_size != self.size_bytes:
+            why = f"the part has {found.st_size} bytes, {self.size_bytes} were written"
             raise errors.WriteFailed(operation="write", why=why)
         with border(self._root_fd, "xattr"):
-            attributes.write(self._fd, pnfsid, adler32)  # before fchmod: a read-only mode forbids it to the owner
+            # Before fchmod: a read-only mode forbids it to the owner.
+            attributes.write(self._fd, found, pnfsid, adler32)
         with border(self._root_fd, "fchmod"):
             os.fchmod(self._fd, self._order.file_mode)
         with border(self._root_fd, "fsync"):
