@@ -81,7 +81,7 @@ class Run(NamedTuple):
 
 
 class _Alone(Watch):
-    """Samples one process without its descendants; one that has ended keeps what it had spent."""
+    """Samples the processor time of one process without its descendants; one that has ended keeps what it had spent."""
 
     def _pids(self) -> list[int]:
         return [self._pid]
@@ -89,6 +89,9 @@ class _Alone(Watch):
     def _cpu(self, pids: Sequence[int]) -> Cpu:
         before = self.samples[-1].cpu if self.samples else Cpu(0.0, 0.0)
         return max(before, cpu_of(pids))
+
+    def _memory(self, _: Sequence[int]) -> int:
+        return 0  # nobody asks for it, and it would disturb
 
 
 class Reporting(Daemon):

@@ -95,7 +95,7 @@ class Watch:
     def look(self, *, memory: bool = True) -> Sample:
         """Take a sample now."""
         pids = self._pids()
-        sample = Sample(time.time(), self._cpu(pids), memory_of(pids) if memory else 0)
+        sample = Sample(time.time(), self._cpu(pids), self._memory(pids) if memory else 0)
         self.samples.append(sample)
         return sample
 
@@ -104,6 +104,9 @@ class Watch:
 
     def _cpu(self, pids: Sequence[int]) -> Cpu:
         return cpu_of(pids)
+
+    def _memory(self, pids: Sequence[int]) -> int:
+        return memory_of(pids)
 
     def _run(self) -> None:
         memory_at = self._began_at

@@ -31,7 +31,8 @@ class TaskContext:
     memory
         Kept from try to try of one version; flat values.
     say
-        Writes one log line: an event name in capitals and its fields.
+        Writes one log line: an event name in capitals and its fields; `level` is debug, info, warning, error or
+        critical, "info" by default.
     """
 
     identity: str

@@ -30,7 +30,8 @@ class Places:
 
     def __init__(self, url: str, root: str, folder: str) -> None:
         self._folder_path = root + folder
-        watched = paths.relative(self._folder_path, root) if folder else ()
+        # As the configuration has it: what makes a name impossible here does not make it so at the door.
+        watched = [name.encode() for name in folder.split("/") if name]
         #: The watched folder at the door.
         self.folder_url = paths.source_target(url, watched)
 

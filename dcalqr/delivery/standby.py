@@ -33,6 +33,8 @@ class Standby:
     def do(self, work: Callable[[], None], undone: Callable[[], None]) -> None:
         """Have work done, which must not raise; `undone` is called instead when the pool ends before it has begun.
 
+        Nothing more may be given before that has happened.
+
         Raises
         ------
         RuntimeError

@@ -97,7 +97,7 @@ class Surveys(Generic[Question, Answer]):
             _tell(answers, found)
         if self._next is slow:
             slow.cancel()
-            self._begin()
+            self._next = asyncio.get_running_loop().call_soon(self._begin)
 
 
 def _tell(answers: Sequence[asyncio.Future[Answer]], found: Sequence[Answer | Exception]) -> None:

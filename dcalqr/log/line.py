@@ -21,7 +21,7 @@ Fields = MutableMapping[str, Any]
 _SHOWN_ITEMS = 50  # of a list or mapping; the longest of ours are the partitions of a topic
 _SHOWN_DEPTH = 3
 _TRACEBACK_LINES = 60  # the last ones: where it happened
-_TEXTS = (str, bytes)
+_NUMBERS = (bool, int, float)  # how many tokens, whether there is a password
 _FLAT = frozenset({str, int, float, bool, type(None)})
 _OURS = frozenset({"time", "level", "event", "exc_info"})
 
@@ -30,7 +30,7 @@ def line_of(level: str, event: str, fields: Fields) -> tuple[Fields, bytes]:
     """Make a line; returns it and its JSON."""
     moment = _moment(time.time_ns() // 1_000_000)
     # Nearly all can stand as they are, and a file costs seven lines: one look at the whole, not one at each value.
-    if _FLAT.issuperset(map(type, fields.values())) and _is_ordinary(tuple(fields)):
+    if type(event) is str and _FLAT.issuperset(map(type, fields.values())) and _is_ordinary(tuple(fields)):
         line: Fields = {"time": moment, "level": level, "event": event, **fields}
         try:
             text = orjson.dumps(line, option=orjson.OPT_STRICT_INTEGER)
@@ -84,7 +84,7 @@ def _cleaned(line: Fields, fields: Fields) -> Fields:
 
 
 def _field(name: str, value: object, depth: int = 0) -> object:
-    if isinstance(value, _TEXTS) and logtext.is_secret_name(name):
+    if value is not None and not isinstance(value, _NUMBERS) and logtext.is_secret_name(name):
         return logtext.HIDDEN
     return _safe(value, depth)
 

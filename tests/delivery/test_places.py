@@ -48,7 +48,13 @@ def test_a_path_that_cannot_be_a_file_here_is_refused(path: str, error: type[err
 
 
 @pytest.mark.parametrize(
-    ("folder", "url"), [("/folder/of ours", "https://door/base/folder/of%20ours"), ("", "https://door/base")]
+    ("folder", "url"),
+    [
+        ("/folder/of ours", "https://door/base/folder/of%20ours"),
+        ("", "https://door/base"),
+        ("/x.1234abcd-1234abcd.part", "https://door/base/x.1234abcd-1234abcd.part"),
+        ("/" + 300 * "long", "https://door/base/" + 300 * "long"),
+    ],
 )
 def test_the_watched_folder_has_a_url_too(folder: str, url: str) -> None:
     assert Places("https://door/base", "/root", folder).folder_url == url

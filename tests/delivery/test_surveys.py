@@ -118,6 +118,13 @@ async def test_threads_that_have_ended_are_said_and_nobody_waits_for_ever(thread
         await asked.ask(2)
 
 
+async def test_a_great_many_who_wait_when_the_threads_end_are_told_one_look_after_the_other() -> None:
+    threads = ThreadPoolExecutor(1)
+    threads.shutdown()
+    told = await all_of(Surveys(Looks().look, threads), *range(30_000))
+    assert {type(each) for each in told} == {RuntimeError}
+
+
 async def test_a_look_that_never_began_when_the_threads_ended_leaves_nobody_waiting() -> None:
     looks = Looks()
     looks.go_on.clear()

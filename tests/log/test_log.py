@@ -163,8 +163,10 @@ def test_what_looks_like_a_secret_never_reaches_a_line(format: str, value: str) 
 def test_a_field_named_as_a_secret_never_shows_its_value(format: str, name: str) -> None:  # noqa: A002 -- as above
     lines = Lines(format=format)
     fields: dict[str, Any] = {name: "canary"}
-    log.get().info("X", **fields, headers={name: b"canary"})
-    assert lines.stream.getvalue().count(b"[redacted]") == 2
+    nested: Any = {name: ["canary"]}
+    log.get().info("X", **fields, headers={name: b"canary"}, lists=nested)
+    log.get().info(nested)
+    assert lines.stream.getvalue().count(b"[redacted]") == 4
     assert b"canary" not in lines.stream.getvalue()
 
 
