@@ -29,7 +29,7 @@ LONGEST_FORM: Final = 20
 
 
 class _Fields(TypedDict, total=False):
-    """All fields that anybody looks at: of two dozen others no objects need be made."""
+    """All fields that anybody looks at: of two dozen others no objects are made, and a name not here is not found."""
 
     msgType: object
     cellType: object

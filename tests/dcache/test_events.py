@@ -256,6 +256,11 @@ def test_row_14_a_download_is_skipped(direction: str) -> None:
     assert answer(upload(isWrite=direction)) == "direction"
 
 
+def test_the_form_is_said_by_pools_and_doors_each_in_their_spelling() -> None:
+    assert event_of(upload(version="2.0")).form == "2.0"
+    assert event_of(upload(version=ABSENT, VERSION="3.0")).form == "3.0"
+
+
 @pytest.mark.parametrize("version", ["2.0", 2, None, ABSENT, []])
 def test_row_15_the_version_decides_nothing(version: object) -> None:
     assert answer(upload(version=version)) == "match"
